@@ -1,0 +1,21 @@
+//! Kubernetes network policy as one exact, normalized rule IR.
+//!
+//! ```text
+//!   objects ──compile──▶ Ruleset (the IR) ──lower──▶ a backend's program ──apply──▶ kernel
+//!                           │
+//!                        verdict(flow)
+//! ```
+//!
+//! This crate holds everything that can be said about policy without touching a kernel or an API server: the
+//! [`model`] of the objects, the  algebra of prefixes and ports, compile from
+//! objects to , the verdict of a flow, and the seam that a [`backend`] implements. It does no I/O, knows no clock
+//! and keeps no map whose order could vary: equal input gives equal bytes.
+//!
+//! The ids in comments (NP-…, CNP-…, VAL-…, DEC-…) name the numbered statements in `docs/semantics.md`.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+extern crate alloc;
+
+pub mod model;
