@@ -9,6 +9,7 @@
 //! it was planned for; if anybody changed nftables in between, the kernel refuses it and we look again.
 
 mod plan;
+mod transaction;
 
 use std::io;
 
@@ -16,9 +17,10 @@ use netpol_core::backend::{Backend as _, Dataplane, SyncError};
 use netpol_core::ir::Ruleset;
 
 use crate::Nft;
-use crate::netlink::{Batch, Failure, Observed, Operation, Socket, observe};
+use crate::netlink::{Failure, Observed, Operation, Socket, observe};
 use crate::script::Table;
 use plan::Plan;
+use transaction::{Fault, Transactions};
 
 /// How often we look again when others change nftables at the same time.
 const ATTEMPTS: u32 = 16;
@@ -33,13 +35,15 @@ pub struct NftDataplane {
     socket: Option<Socket>,
     /// What was last seen or made, and the generation at which it was so.
     known: Option<(u32, Table)>,
+    /// What goes wrong on purpose.
+    fault: Fault,
 }
 
 impl NftDataplane {
     /// Returns a dataplane. Nothing is touched before the first call.
     #[must_use]
     pub const fn new() -> Self {
-        Self { socket: None, known: None }
+        Self { socket: None, known: None, fault: Fault::None }
     }
 
     fn socket(&mut self) -> Result<&Socket, SyncError> {
@@ -61,38 +65,10 @@ impl NftDataplane {
             Some(_) | None => observe(socket, wanted)?,
         };
         let guard = (number < IMPATIENT).then_some(generation);
-        let guard = Self::lead(socket, guard, &observed, wanted)?;
-        self.known = guard.map(|generation| (generation, wanted.clone()));
+        let mut transactions = Transactions::new(socket, guard, core::mem::take(&mut self.fault));
+        lead(&mut transactions, &observed, wanted)?;
+        self.known = transactions.generation.map(|generation| (generation, wanted.clone()));
         Ok(())
-    }
-
-    /// Applies the difference; returns the generation after it.
-    fn lead(
-        socket: &Socket,
-        mut generation: Option<u32>,
-        observed: &Observed,
-        wanted: &Table,
-    ) -> Result<Option<u32>, Failure> {
-        if observed.foreign {
-            // Something of ours has another type than we gave it: a foreign hand, or another version of us. It cannot
-            // be changed in place, and its name is taken. One transaction replaces the table; the policy of base
-            // chains is accept, so that not even then a drop is lost.
-            return commit(socket, generation, &Plan::whole(wanted));
-        }
-        let mut plan = Plan::between(&observed.table, wanted);
-        if !observed.exists {
-            plan.create.insert(0, Operation::NewTable);
-        }
-        generation = commit(socket, generation, &plan.create)?;
-        generation = match commit(socket, generation, &plan.switch) {
-            Ok(generation) => generation,
-            Err(failure) => {
-                // What was created is out of use. Should this fail too, the next look finds and deletes it.
-                let _ = commit(socket, None, &plan.undo);
-                return Err(failure);
-            }
-        };
-        commit(socket, generation, &plan.delete)
     }
 
     /// Returns the generation of the namespace's nftables, which every change of anybody's raises: where it stands
@@ -108,6 +84,20 @@ impl NftDataplane {
             Ok(())
         })?;
         Ok(generation)
+    }
+
+    /// Has the kernel refuse an operation of the next sync, counted from 0.
+    #[cfg(feature = "kernel-tests")]
+    #[doc(hidden)]
+    pub const fn refuse(&mut self, operation: usize) {
+        self.fault = Fault::Refuse(operation);
+    }
+
+    /// Has the next sync end before a transaction, counted from 0, as if the process was killed.
+    #[cfg(feature = "kernel-tests")]
+    #[doc(hidden)]
+    pub const fn end_before(&mut self, transaction: usize) {
+        self.fault = Fault::End(transaction);
     }
 
     fn insist(
@@ -147,7 +137,8 @@ impl Dataplane for NftDataplane {
         self.insist(|dataplane, _| {
             let Some(socket) = &dataplane.socket else { return Err(Failure::Outdated) };
             // Adding first makes it hold also where there is none.
-            commit(socket, None, &[Operation::NewTable, Operation::DeleteTable]).map(drop)
+            Transactions::new(socket, None, Fault::None)
+                .commit(&[Operation::NewTable, Operation::DeleteTable])
         })
     }
 }
@@ -157,23 +148,31 @@ impl Dataplane for NftDataplane {
 #[error("nftables changed {ATTEMPTS} times in a row while it was looked at")]
 struct Busy;
 
-/// Applies operations as one transaction, if there are any; returns the generation after it.
-fn commit(
-    socket: &Socket,
-    generation: Option<u32>,
-    operations: &[Operation<'_>],
-) -> Result<Option<u32>, Failure> {
-    if operations.is_empty() {
-        return Ok(generation);
+/// Applies the difference.
+fn lead(
+    transactions: &mut Transactions<'_>,
+    observed: &Observed,
+    wanted: &Table,
+) -> Result<(), Failure> {
+    if observed.foreign {
+        // Something of ours has another type than we gave it: a foreign hand, or another version of us. It cannot be
+        // changed in place, and its name is taken. One transaction replaces the table; the policy of base chains is
+        // accept, so that not even then a drop is lost.
+        return transactions.commit(&Plan::whole(wanted));
     }
-    let mut batch = Batch::new(generation);
-    operations.iter().for_each(|operation| batch.push(operation));
-    if batch.is_empty() {
-        return Ok(generation);
+    let mut plan = Plan::between(&observed.table, wanted);
+    if !observed.exists {
+        plan.create.insert(0, Operation::NewTable);
     }
-    batch.commit(socket)?;
-    // The kernel counts up, and leaves zero out.
-    Ok(generation.map(|generation| generation.checked_add(1).unwrap_or(1)))
+    transactions.commit(&plan.create)?;
+    if let Err(failure) = transactions.commit(&plan.switch) {
+        if !transactions.is_ended() {
+            // What was created is out of use. Should this fail too, the next look finds and deletes it.
+            let _ = transactions.undo(&plan.undo);
+        }
+        return Err(failure);
+    }
+    transactions.commit(&plan.delete)
 }
 
 fn not_permitted() -> SyncError {
