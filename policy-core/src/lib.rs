@@ -18,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod addresses;
 pub mod backend;
 pub mod compile;
 

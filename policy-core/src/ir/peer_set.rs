@@ -93,7 +93,7 @@ impl fmt::Display for PeerSelector {
                 match namespaces {
                     NamespaceScope::One(name) => write!(f, "pods {pods} of namespace {name}")?,
                     NamespaceScope::Matching(selector) => {
-                        write!(f, "pods {pods} of namespaces {selector}")?
+                        write!(f, "pods {pods} of namespaces {selector}")?;
                     }
                 }
                 port.as_ref().map_or(Ok(()), |port| write!(f, " with {port}"))

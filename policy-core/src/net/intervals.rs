@@ -68,7 +68,7 @@ impl<T: Point> Intervals<T> {
             match merged.last_mut() {
                 // Adjacent counts as overlapping: 1-2 and 3-4 are 1-4.
                 Some((_, end)) if end.successor().is_none_or(|next| low <= next) => {
-                    *end = high.max(*end)
+                    *end = high.max(*end);
                 }
                 Some(_) | None => merged.push((low, high)),
             }
