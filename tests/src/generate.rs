@@ -67,8 +67,8 @@ impl Default for Shape {
     fn default() -> Self {
         Self {
             pods: 12,
-            network_policies: 6,
-            cluster_network_policies: 5,
+            network_policies: 8,
+            cluster_network_policies: 6,
             flows: 400,
             oddities: Oddities::Valid,
         }

@@ -1,13 +1,14 @@
 //! The oracle against `compile`: the same verdict, on both sides, for the same reason.
 #![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
 
 use netpol_conformance::generate::{self, Case, Oddities, Shape};
-use netpol_conformance::oracle;
+use netpol_conformance::oracle::{self, Why};
 use netpol_core::compile::{Compiled, Options, compile};
-use netpol_core::ir::{Flow, Scope, verify};
+use netpol_core::ir::{Direction, Flow, Scope, Verdict, verify};
 use proptest::prelude::ProptestConfig;
 use proptest::{prop_assert, proptest};
 
@@ -93,4 +94,35 @@ proptest! {
         let difference = difference(&case);
         prop_assert!(difference.is_none(), "{}\n{}", case, difference.unwrap_or_default());
     }
+}
+
+#[test]
+fn generated_flows_reach_every_line_of_the_reference_algorithm() {
+    let mut reached = BTreeMap::<(&str, Direction), u32>::new();
+    for seed in 0..150 {
+        let case = generate::case(seed, Shape::default());
+        for flow in &case.flows {
+            let judged = oracle::judge(&case.cluster, case.settings, flow);
+            for (side, direction) in
+                [(judged.egress, Direction::Egress), (judged.ingress, Direction::Ingress)]
+            {
+                let line = match side.why {
+                    Why::NotPoliced => "not policed",
+                    Why::SelfTraffic => "self",
+                    Why::Hairpin => "hairpin",
+                    Why::OwnNode => "own node",
+                    Why::UnjudgedProtocol => "unjudged protocol",
+                    Why::ClusterRule(..) if side.verdict == Verdict::Allow => "accepted",
+                    Why::ClusterRule(..) => "denied",
+                    Why::Admitted(_) => "admitted",
+                    Why::Isolated => "isolated",
+                    Why::Default => "default",
+                };
+                *reached.entry((line, direction)).or_default() += 1;
+            }
+        }
+    }
+    eprintln!("{reached:#?}");
+    assert_eq!(reached.len(), 20, "{reached:?}");
+    assert!(reached.values().all(|times| *times > 100), "{reached:?}");
 }

@@ -216,7 +216,6 @@ impl Block<'_> {
                     let origin = self.origin(position, Some(peer));
                     context
                         .report(Diagnostic::Unreadable { origin, effect: Effect::MatchesNothing });
-                    return;
                 }
                 Readable::No => {
                     // CNP-041: a Deny or Pass rule that cannot be read denies everything of its direction.
