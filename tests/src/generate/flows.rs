@@ -42,9 +42,7 @@ impl Interesting {
         for pod in cluster.pods.values().filter(|pod| pod.is_policed()) {
             let node = pod.node.as_ref().and_then(|name| cluster.nodes.get(name));
             for (pod, node) in node.into_iter().flat_map(|node| {
-                pod.addresses
-                    .iter()
-                    .flat_map(|pod| node.addresses.iter().map(|node| (*pod, *node)))
+                pod.addresses.iter().flat_map(|pod| node.addresses.iter().map(|node| (*pod, *node)))
             }) {
                 match (pod, node) {
                     (IpAddr::V4(_), IpAddr::V4(_)) => homes[0].push((pod, node)),
@@ -100,7 +98,8 @@ impl Interesting {
             }
         }
         if random.one_in(12)
-            && let Some((pod, node)) = self.homes.get(family).and_then(|list| random.pick_from(list))
+            && let Some((pod, node)) =
+                self.homes.get(family).and_then(|list| random.pick_from(list))
         {
             ends = [*pod, *node];
         }
