@@ -13,9 +13,11 @@
 //! neighbour discovery is seen to break IPv6 (NP-115).
 
 mod connection;
+mod conntrack;
 mod engine;
 mod error;
 mod namespace;
+mod netlink;
 mod packet;
 mod plan;
 mod privilege;

@@ -14,13 +14,14 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::Instant;
 
+use super::conntrack::{self, Tuple};
 use super::error::Step as _;
 use super::packet::{Mark, Received, read};
 use super::probe::Shot;
 use super::sending::{Notice, Sender, ask, send_raw};
 use super::socket::{Service, Watched, services_of};
 use super::sys::Poll;
-use super::{Host, HostId, Lab, LabError, Observation, Refusal};
+use super::{Host, HostId, Lab, LabError, Observation, Refusal, Traffic};
 
 /// Raw packets sent before what they caused is looked at.
 const BURST: usize = 64;
@@ -36,12 +37,46 @@ pub(super) fn fire(
     timeout: Duration,
 ) -> Result<Vec<Observation>, LabError> {
     let most = usize::try_from(lab.open_files / 3).unwrap_or(usize::MAX).clamp(64, 8192);
-    let mut observations = Vec::with_capacity(shots.len());
-    for volley in shots.chunks(most) {
+    let mut observations = vec![Observation::TimedOut; shots.len()];
+    let (first, second) =
+        (0..shots.len()).partition::<Vec<usize>, _>(|index| is_forward(shots, *index));
+    for volley in first.chunks(most).chain(second.chunks(most)) {
+        let shots: Vec<Shot> =
+            volley.iter().filter_map(|index| shots.get(*index).copied()).collect();
+        forget(lab, &shots)?;
         let poll = Poll::new().step(|| "make an epoll instance".to_owned())?;
-        observations.extend(Volley::open(lab, volley, &poll)?.run(timeout)?);
+        for (index, seen) in volley.iter().zip(Volley::open(lab, &shots, &poll)?.run(timeout)?) {
+            if let Some(observation) = observations.get_mut(*index) {
+                *observation = seen;
+            }
+        }
     }
     Ok(observations)
+}
+
+/// Puts the two ways of a protocol without ports into different volleys: conntrack takes one for the answer to the
+/// other.
+fn is_forward(shots: &[Shot], index: usize) -> bool {
+    shots.get(index).is_none_or(|shot| match shot.traffic {
+        Traffic::Protocol(_) => shot.source <= shot.to,
+        Traffic::Icmp | Traffic::Sctp(_) | Traffic::Tcp(_) | Traffic::Udp(_) => true,
+    })
+}
+
+/// Has the nodes forget what earlier volleys did with protocols without ports.
+fn forget(lab: &Lab, shots: &[Shot]) -> Result<(), LabError> {
+    let tuple = |shot: &Shot| match shot.traffic {
+        Traffic::Protocol(number) => Some((shot.source, shot.to, number)),
+        Traffic::Icmp | Traffic::Sctp(_) | Traffic::Tcp(_) | Traffic::Udp(_) => None,
+    };
+    let tuples: Vec<Tuple> = shots.iter().filter_map(tuple).collect();
+    if !tuples.is_empty() {
+        for node in lab.nodes.values() {
+            lab.run(*node, || conntrack::forget(&tuples))?
+                .step(|| "have a node forget connections".to_owned())?;
+        }
+    }
+    Ok(())
 }
 
 /// What was seen of a shot so far.

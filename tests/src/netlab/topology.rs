@@ -109,6 +109,7 @@ pub(super) fn attach(
         let port = u32::try_from(index).map_err(io::Error::other)?.saturating_add(FIRST_PORT);
         wire_host(gateway, host, port, index)?;
         gateway_side.up(port);
+        gateway_side.patient_discovery(port);
         for address in GATEWAY {
             gateway_side.address(port, address);
         }
@@ -157,6 +158,7 @@ fn wire_host(
             gateway.handle(),
         );
         batch.up(ETH0);
+        batch.patient_discovery(ETH0);
         for address in host.addresses {
             batch.address(ETH0, *address);
         }

@@ -1,21 +1,19 @@
-//! The lab carries every kind of packet without rules, sees exactly what rules drop, and leaves nothing behind.
+//! The lab carries every kind of packet without rules, and sees exactly what rules drop.
 
+mod leftovers;
 mod support;
 
-use core::num::NonZeroU16;
 use core::time::Duration;
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use netpol_conformance::netlab::{
-    End, Lab, LabError, Observation, Patience, Plan, PlannedPod, Probe, Refusal, Traffic,
+    End, Lab, LabError, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe, Refusal,
+    Traffic,
 };
 use netpol_core::model::ObjectRef;
-use support::{ends, nft, pod, port, six_pods, with_privileges};
+use support::{ends, ip, nft, pod, port, privileged, six_pods};
 
+/// Every kind of packet.
 const KINDS: [Traffic; 7] = [
     Traffic::Icmp,
     Traffic::Protocol(47),
@@ -26,14 +24,18 @@ const KINDS: [Traffic; 7] = [
     Traffic::Udp(port(53)),
 ];
 
+/// Probes from every end to every address, of each kind.
 fn every_pair(lab: &Lab, kinds: &[Traffic]) -> Vec<Probe> {
     let ends = ends(lab);
     let mut probes = Vec::new();
     for from in &ends {
+        let own = if let End::External(address) = from {
+            vec![*address]
+        } else {
+            lab.addresses(from).unwrap().to_vec()
+        };
         for to in ends.iter().flat_map(|to| lab.addresses(to).unwrap()) {
-            let sends =
-                lab.addresses(from).unwrap().iter().any(|own| own.is_ipv4() == to.is_ipv4());
-            if sends {
+            if own.iter().any(|own| own.is_ipv4() == to.is_ipv4()) {
                 probes.extend(kinds.iter().map(|traffic| Probe {
                     from: from.clone(),
                     to: *to,
@@ -47,7 +49,7 @@ fn every_pair(lab: &Lab, kinds: &[Traffic]) -> Vec<Probe> {
 
 #[track_caller]
 fn check(lab: &Lab, probes: &[Probe], expect: impl Fn(&Probe) -> Observation) {
-    let seen = lab.probe_with(probes, Patience { repeats: 1, ..Patience::default() }).unwrap();
+    let seen = lab.probe(probes).unwrap();
     let wrong: Vec<String> = probes
         .iter()
         .zip(seen)
@@ -67,10 +69,301 @@ fn check(lab: &Lab, probes: &[Probe], expect: impl Fn(&Probe) -> Observation) {
 
 #[test]
 fn without_rules_everything_reaches_everything_by_every_kind_of_packet() {
-    with_privileges("without_rules_everything_reaches_everything_by_every_kind_of_packet", || {
+    privileged("without_rules_everything_reaches_everything_by_every_kind_of_packet", || {
         let lab = Lab::build(&six_pods()).unwrap();
         let probes = every_pair(&lab, &KINDS);
         assert!(probes.len() > 900, "{} probes", probes.len());
         check(&lab, &probes, |_| Observation::Passed);
     });
+}
+
+#[test]
+fn a_drop_of_each_kind_of_packet_denies_exactly_that_flow() {
+    privileged("a_drop_of_each_kind_of_packet_denies_exactly_that_flow", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let rules = [
+            (Traffic::Icmp, "icmp type echo-request"),
+            (Traffic::Protocol(47), "meta l4proto 47"),
+            (Traffic::Protocol(253), "meta l4proto 253"),
+            (Traffic::Sctp(port(80)), "meta l4proto 132 th dport 80"),
+            (Traffic::Tcp(port(65535)), "tcp dport 65535"),
+            (Traffic::Udp(port(53)), "udp dport 53"),
+        ];
+        let probes = every_pair(&lab, &KINDS);
+        for (denied, matches) in rules {
+            let script = format!(
+                "add table inet t; delete table inet t; table inet t {{ chain c {{ type filter hook forward priority 0;
+                 ip saddr 10.1.0.1 ip daddr 10.1.1.1 {matches} drop; }}; }}"
+            );
+            if !nft(&lab, "two", &script) {
+                return;
+            }
+            check(&lab, &probes, |probe| {
+                let hit =
+                    probe.from == pod("a") && probe.to == ip("10.1.1.1") && probe.traffic == denied;
+                if hit { Observation::TimedOut } else { Observation::Passed }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_drop_of_ipv6_is_seen_between_a_node_and_its_own_pod_both_ways() {
+    privileged("a_drop_of_ipv6_is_seen_between_a_node_and_its_own_pod_both_ways", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let script = "table inet t { chain i { type filter hook input priority 0; ip6 saddr fd00:1::1 tcp dport 80 drop; }; 
+                      chain o { type filter hook output priority 0; ip6 daddr fd00:1::1 udp dport 53 drop; }; }";
+        if nft(&lab, "one", script) {
+            let own = ["fd00:7::1", "fd00:1::1"];
+            let probes: Vec<Probe> =
+                every_pair(&lab, &[Traffic::Tcp(port(80)), Traffic::Udp(port(53))]);
+            check(&lab, &probes, |probe| match (&probe.from, probe.traffic) {
+                (from, Traffic::Tcp(_)) if *from == pod("a") && probe.to == ip(own[0]) => {
+                    Observation::TimedOut
+                }
+                (End::Node(node), Traffic::Udp(_))
+                    if &**node == "one" && probe.to == ip(own[1]) =>
+                {
+                    Observation::Refused(Refusal::Prohibited)
+                }
+                _ => Observation::Passed,
+            });
+        }
+    });
+}
+
+#[test]
+fn a_refusal_is_told_from_silence_and_a_lost_answer_from_both() {
+    privileged("a_refusal_is_told_from_silence_and_a_lost_answer_from_both", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let script = "table inet t { chain c { type filter hook forward priority 0;
+            ip daddr 10.1.1.1 tcp dport 80 reject with tcp reset;
+            ip daddr 10.1.1.1 udp dport 53 reject with icmp admin-prohibited;
+            ip daddr 10.1.1.2 udp dport 53 reject;
+            ip saddr 10.1.1.1 udp sport 54 drop;
+            ip saddr 10.1.1.1 icmp type echo-reply drop;
+            ip saddr 10.1.1.1 tcp sport 81 drop; }; }";
+        if nft(&lab, "two", script) {
+            let cases = [
+                ("10.1.1.1", Traffic::Tcp(port(80)), Observation::Refused(Refusal::Refused)),
+                ("10.1.1.1", Traffic::Udp(port(53)), Observation::Refused(Refusal::Unreachable)),
+                ("10.1.1.2", Traffic::Udp(port(53)), Observation::Refused(Refusal::Refused)),
+                ("10.1.1.1", Traffic::Udp(port(54)), Observation::AnswerLost),
+                ("10.1.1.1", Traffic::Icmp, Observation::AnswerLost),
+                ("10.1.1.1", Traffic::Tcp(port(81)), Observation::TimedOut),
+            ];
+            let probes =
+                cases.map(|(to, traffic, _)| Probe { from: pod("a"), to: ip(to), traffic });
+            assert_eq!(lab.probe(&probes).unwrap(), cases.map(|(_, _, seen)| seen));
+        }
+    });
+}
+
+#[test]
+fn rules_that_stop_neighbour_discovery_are_seen_to_stop_ipv6() {
+    privileged("rules_that_stop_neighbour_discovery_are_seen_to_stop_ipv6", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let script = "table ip6 t { chain c { type filter hook input priority 0; meta l4proto ipv6-icmp drop; }; }";
+        if nft(&lab, "one", script) {
+            let to_b = |to| Probe { from: pod("a"), to: ip(to), traffic: Traffic::Tcp(port(80)) };
+            let seen = lab.probe(&[to_b("10.1.0.2"), to_b("fd00:1::2")]).unwrap();
+            assert_eq!(seen, [Observation::Passed, Observation::TimedOut]);
+        }
+    });
+}
+
+#[test]
+fn bare_protocols_are_judged_anew_each_way_although_conntrack_takes_one_way_for_the_answer_to_the_other()
+ {
+    let name = "bare_protocols_are_judged_anew_each_way_although_conntrack_takes_one_way_for_the_answer_to_the_other";
+    privileged(name, || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let script = "table inet t { chain c { type filter hook forward priority 0;
+            ct state established,related accept; ip saddr 10.1.0.1 accept; ip6 saddr fd00:1::1 accept;
+            meta l4proto != ipv6-icmp drop; }; }";
+        if nft(&lab, "one", script) && nft(&lab, "two", script) {
+            for number in [47, 253] {
+                let probe = |from, to| Probe {
+                    from: pod(from),
+                    to: ip(to),
+                    traffic: Traffic::Protocol(number),
+                };
+                let probes = [
+                    probe("a", "10.1.1.1"),
+                    probe("d", "10.1.0.1"),
+                    probe("a", "fd00:1:1::1"),
+                    probe("d", "fd00:1::1"),
+                ];
+                for probes in [
+                    &probes,
+                    &[probes[1].clone(), probes[0].clone(), probes[3].clone(), probes[2].clone()],
+                ] {
+                    check(&lab, probes, |probe| match &probe.from {
+                        from if *from == pod("a") => Observation::Passed,
+                        _ => Observation::TimedOut,
+                    });
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_pod_on_the_host_network_is_its_node() {
+    privileged("a_pod_on_the_host_network_is_its_node", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let agent = pod("agent");
+        assert_eq!(
+            lab.addresses(&agent).unwrap(),
+            lab.addresses(&End::Node("two".into())).unwrap()
+        );
+        let names = |end: &End| {
+            lab.in_end(end, || std::fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap()
+        };
+        assert_eq!(names(&agent), names(&End::Node("two".into())));
+        assert_ne!(names(&agent), names(&pod("d")));
+    });
+}
+
+#[test]
+fn an_open_connection_tells_which_way_rules_have_cut() {
+    privileged("an_open_connection_tells_which_way_rules_have_cut", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let patience = Duration::from_millis(300);
+        for (to, open) in [
+            ("10.1.1.1", Lab::open_tcp as OpenFn),
+            ("fd00:1:1::1", Lab::open_tcp),
+            ("10.1.1.1", Lab::open_udp),
+        ] {
+            let mut connection = open(&lab, &pod("a"), ip(to), port(90)).unwrap();
+            assert_eq!(connection.exchange(Duration::from_secs(3)), Observation::Passed);
+            let cut = |which| {
+                format!(
+                    "add table inet t; delete table inet t; table inet t {{ chain c {{ type filter hook forward priority 0;
+                     {which} drop; }}; }}"
+                )
+            };
+            if !nft(&lab, "one", &cut("th dport 90")) {
+                return;
+            }
+            assert_eq!(connection.exchange(patience), Observation::TimedOut, "{to}: there");
+            nft(&lab, "one", &cut("th dport 91"));
+            assert_eq!(
+                connection.exchange(Duration::from_secs(5)),
+                Observation::Passed,
+                "{to}: open again"
+            );
+            nft(&lab, "one", &cut("th sport 90"));
+            assert_eq!(connection.exchange(patience), Observation::AnswerLost, "{to}: back");
+            nft(&lab, "one", "delete table inet t");
+        }
+        nft(
+            &lab,
+            "one",
+            "table inet t { chain c { type filter hook forward priority 0; th dport 90 reject; }; }",
+        );
+        let refused = lab.open_tcp(&pod("a"), ip("10.1.1.1"), port(90));
+        assert!(
+            matches!(
+                refused,
+                Err(LabError::NotOpened { observation: Observation::Refused(_), .. })
+            ),
+            "{refused:?}"
+        );
+    });
+}
+
+type OpenFn = fn(
+    &Lab,
+    &End,
+    core::net::IpAddr,
+    core::num::NonZeroU16,
+) -> Result<netpol_conformance::netlab::Connection, LabError>;
+
+#[test]
+fn only_denied_probes_wait_for_the_timeout() {
+    privileged("only_denied_probes_wait_for_the_timeout", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let probes = every_pair(&lab, &[Traffic::Tcp(port(80))]);
+        let patience = Patience { timeout: Duration::from_secs(20), repeats: 0 };
+        let start = Instant::now();
+        assert!(
+            lab.probe_with(&probes, patience).unwrap().into_iter().all(Observation::has_passed)
+        );
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn probes_that_cannot_be_sent_are_errors_and_not_denials() {
+    privileged("probes_that_cannot_be_sent_are_errors_and_not_denials", || {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let error = |from: End, to: &str, traffic| {
+            lab.probe(&[Probe { from, to: ip(to), traffic }]).unwrap_err()
+        };
+        let tcp = Traffic::Tcp(port(80));
+        assert!(matches!(error(pod("c"), "fd00:1::1", tcp), LabError::NoAddressOfFamily { .. }));
+        assert!(matches!(error(pod("none"), "10.1.0.1", tcp), LabError::Unknown(_)));
+        assert!(matches!(error(pod("a"), "10.9.9.9", tcp), LabError::Unknown(_)));
+        assert!(matches!(error(pod("a"), "10.1.0.2", Traffic::Protocol(6)), LabError::Protocol(6)));
+    });
+}
+
+#[test]
+fn a_plan_with_an_address_twice_or_out_of_this_world_is_refused() {
+    let mut plan = six_pods();
+    plan.externals = vec![ip("10.1.0.1")];
+    assert!(matches!(Lab::build(&plan), Err(LabError::AddressTwice { .. })));
+    for address in [
+        "127.0.0.1",
+        "224.0.0.1",
+        "169.254.1.1",
+        "::1",
+        "fe80::7",
+        "ff02::1",
+        "::ffff:10.0.0.1",
+        "0.0.0.0",
+    ] {
+        plan.externals = vec![ip(address)];
+        assert!(matches!(Lab::build(&plan), Err(LabError::AddressUnroutable { .. })), "{address}");
+    }
+}
+
+#[test]
+fn two_hundred_pods_on_four_nodes_are_built_and_probed_within_seconds() {
+    privileged("two_hundred_pods_on_four_nodes_are_built_and_probed_within_seconds", || {
+        let plan = four_nodes(200);
+        let start = Instant::now();
+        let lab = Lab::build(&plan).unwrap();
+        let built = start.elapsed();
+        let to: Vec<_> =
+            plan.pods.iter().step_by(5).flat_map(|pod| pod.addresses.clone()).collect();
+        let from = || plan.pods.iter().step_by(4).map(|planned| End::Pod(planned.pod.clone()));
+        let probes: Vec<Probe> = from()
+            .flat_map(|from| to.iter().map(move |to| (from.clone(), *to)))
+            .map(|(from, to)| Probe { from, to, traffic: Traffic::Tcp(port(80)) })
+            .collect();
+        let start = Instant::now();
+        check(&lab, &probes, |_| Observation::Passed);
+        let probed = start.elapsed();
+        println!(
+            "200 pods on 4 nodes: built in {built:?}; {} TCP probes in {probed:?}",
+            probes.len()
+        );
+        assert!(built < Duration::from_secs(15), "{built:?}");
+        assert!(probed < Duration::from_secs(15), "{probed:?}");
+    });
+}
+
+fn four_nodes(pods: u8) -> Plan {
+    let nodes = (1..=4).map(|node| PlannedNode {
+        name: format!("n{node}").into(),
+        addresses: vec![ip(&format!("192.168.7.{node}")), ip(&format!("fd00:7::{node}"))],
+    });
+    let pods = (0..pods).map(|number| PlannedPod {
+        pod: ObjectRef::new("many", &format!("p{number}")),
+        node: format!("n{}", number % 4 + 1).into(),
+        addresses: vec![ip(&format!("10.2.0.{number}")), ip(&format!("fd00:2::1:{number:x}"))],
+    });
+    Plan { nodes: nodes.collect(), pods: pods.collect(), ..Plan::default() }
 }

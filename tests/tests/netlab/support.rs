@@ -59,7 +59,7 @@ pub const fn port(number: u16) -> NonZeroU16 {
 /// Runs a test here if this process can hold a lab, or else again in a user namespace. Where neither is possible the
 /// test says loudly that it did not run, and fails if `CI` or `NETPOL_REQUIRE_KERNEL` is set.
 #[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
-pub fn with_privileges(test: &str, body: impl FnOnce()) {
+pub fn privileged(test: &str, body: impl FnOnce()) {
     let here = match Availability::probe() {
         Ok(_) => return body(),
         Err(unavailable) => unavailable,
