@@ -41,7 +41,7 @@ fn deletion(from: IpAddr, to: IpAddr, number: u8) -> Message {
     const CTA_PROTO_NUM: u16 = 1;
     const CTA_PROTO_SRC_PORT: u16 = 2;
     const CTA_PROTO_DST_PORT: u16 = 3;
-    // IPv4 source and destination are attributes 1 and 2, IPv6 ones 3 and 4.
+    // AF_INET and AF_INET6; IPv4 source and destination are attributes 1 and 2, IPv6 ones 3 and 4.
     let (family, source, destination) = if from.is_ipv4() { (2, 1, 2) } else { (10, 3, 4) };
     let mut message = Message::new(CT_DELETE, 0);
     message.raw(&[family, 0, 0, 0]);

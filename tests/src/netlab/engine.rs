@@ -21,7 +21,7 @@ use super::probe::Shot;
 use super::sending::{Notice, Sender, ask, send_raw};
 use super::socket::{Service, Watched, services_of};
 use super::sys::Poll;
-use super::{Host, HostId, Lab, LabError, Observation, Refusal, Traffic};
+use super::{HostId, Lab, LabError, Observation, Refusal, Traffic};
 
 /// Raw packets sent before what they caused is looked at.
 const BURST: usize = 64;
@@ -116,7 +116,10 @@ impl<'a> Volley<'a> {
             raw: BTreeMap::new(),
             raw_ports: shots
                 .iter()
-                .map(|shot| lab.hosts.get(shot.from).map_or(0, Host::fresh_port))
+                .map(|shot| match lab.hosts.get(shot.from) {
+                    Some(host) if shot.raw_protocol().is_some() => host.fresh_port(),
+                    Some(_) | None => 0,
+                })
                 .collect(),
             seen: vec![Seen::default(); shots.len()],
             unsettled: shots.len(),
