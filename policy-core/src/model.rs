@@ -22,21 +22,23 @@ mod service;
 
 pub use cluster::Cluster;
 pub use cluster_network_policy::{
-    ClusterAction, ClusterDestination, ClusterNetworkPolicy, ClusterPeer, ClusterPort, ClusterRule, ClusterSubject,
-    NamespacedPods, Tier,
+    ClusterAction, ClusterDestination, ClusterNetworkPolicy, ClusterPeer, ClusterPort, ClusterRule,
+    ClusterSubject, NamespacedPods, Tier,
 };
 pub use field::Field;
 pub use ip_block::{Cidr, CidrError, HadHostBits, IpBlock};
 pub use label::{
-    LabelError, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Operator, Requirement, validate_label_key,
-    validate_label_value,
+    LabelError, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Operator, Requirement,
+    validate_label_key, validate_label_value,
 };
 pub use meta::{Kind, ObjectMeta, ObjectRef, Position, Source, is_dns_label, is_dns_subdomain};
-pub use network_policy::{EffectiveTypes, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule, PeerKind, PolicyType};
+pub use network_policy::{
+    EffectiveTypes, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule, PeerKind, PolicyType,
+};
 pub use node::{Namespace, Node};
 pub use pod::{Container, ContainerPort, Phase, Pod, Workload};
 pub use port::{PolicyPort, PolicyPortNumber, PortName, PortNameError, Protocol};
 pub use service::{
-    Endpoints, EndpointsAddress, EndpointsPort, Ingress, IngressBackend, IngressPath, Service, ServicePort, ServiceType,
-    TargetPort,
+    Endpoints, EndpointsAddress, EndpointsPort, Ingress, IngressBackend, IngressPath, Service,
+    ServicePort, ServiceType, TargetPort,
 };

@@ -5,7 +5,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{
-    ClusterNetworkPolicy, Endpoints, Ingress, Namespace, NetworkPolicy, Node, ObjectRef, Pod, Service,
+    ClusterNetworkPolicy, Endpoints, Ingress, Namespace, NetworkPolicy, Node, ObjectRef, Pod,
+    Service,
 };
 
 /// A snapshot of the objects that policy and its reports look at, each under its name.
@@ -35,7 +36,8 @@ impl Cluster {
         let pods = self.pods.keys();
         let policies = self.network_policies.keys();
         let services = self.services.keys();
-        let names: Vec<Arc<str>> = pods.chain(policies).chain(services).map(|object| object.namespace.clone()).collect();
+        let names: Vec<Arc<str>> =
+            pods.chain(policies).chain(services).map(|object| object.namespace.clone()).collect();
         for name in names {
             self.namespaces.entry(name.clone()).or_insert_with(|| Namespace::mentioned(&name));
         }

@@ -92,7 +92,9 @@ impl Cidr {
         let prefix = prefix.ok_or_else(|| CidrError::PrefixTooLong(text.into(), bits))?;
         match address {
             IpAddr::V4(v4) => Ipv4Net::new(v4, prefix).map(IpNet::V4).map_err(|_| malformed()),
-            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Err(CidrError::Ipv4Mapped(text.into())),
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+                Err(CidrError::Ipv4Mapped(text.into()))
+            }
             IpAddr::V6(v6) => Ipv6Net::new(v6, prefix).map(IpNet::V6).map_err(|_| malformed()),
         }
     }

@@ -90,7 +90,8 @@ impl Requirement {
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         let value = labels.value(&self.key);
-        let listed = || value.is_some_and(|value| self.values.iter().any(|listed| **listed == *value));
+        let listed =
+            || value.is_some_and(|value| self.values.iter().any(|listed| **listed == *value));
         match self.operator {
             Operator::In => listed(),
             Operator::NotIn => !listed(),
@@ -142,7 +143,9 @@ impl LabelSelector {
 
     /// A selector of equalities.
     #[must_use]
-    pub fn labels<K: Into<Arc<str>>, V: Into<Arc<str>>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn labels<K: Into<Arc<str>>, V: Into<Arc<str>>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         Self { match_labels: Field::Given(pairs), ..Self::default() }
     }
@@ -193,10 +196,14 @@ pub enum LabelError {
     #[error("longer than {0} characters")]
     TooLong(usize),
     /// The prefix is not a DNS subdomain.
-    #[error("the prefix is not a DNS subdomain (lower-case letters, digits, `-` and `.`, alphanumeric at both ends of each part)")]
+    #[error(
+        "the prefix is not a DNS subdomain (lower-case letters, digits, `-` and `.`, alphanumeric at both ends of each part)"
+    )]
     BadPrefix,
     /// Characters outside `A-Za-z0-9-_.`, or not alphanumeric at both ends.
-    #[error("only letters, digits, `-`, `_` and `.` are allowed, with a letter or digit at both ends")]
+    #[error(
+        "only letters, digits, `-`, `_` and `.` are allowed, with a letter or digit at both ends"
+    )]
     BadCharacters,
 }
 
@@ -236,6 +243,7 @@ pub fn validate_label_value(value: &str) -> Result<(), LabelError> {
     let bytes = value.as_bytes();
     let ends = [bytes.first(), bytes.last()];
     let ends_fine = ends.iter().flatten().all(|byte| byte.is_ascii_alphanumeric());
-    let inside_fine = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    let inside_fine =
+        bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     if ends_fine && inside_fine { Ok(()) } else { Err(LabelError::BadCharacters) }
 }

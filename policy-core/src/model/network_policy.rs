@@ -43,7 +43,8 @@ impl NetworkPolicy {
     /// Unreadable types isolate both directions (fail closed).
     #[must_use]
     pub fn effective_types(&self) -> EffectiveTypes {
-        let has_egress_rules = self.egress.is_unreadable() || self.egress.given().is_some_and(|rules| !rules.is_empty());
+        let has_egress_rules = self.egress.is_unreadable()
+            || self.egress.given().is_some_and(|rules| !rules.is_empty());
         match &self.policy_types {
             Field::Given(types) if !types.is_empty() => EffectiveTypes {
                 ingress: types.contains(&PolicyType::Ingress),
@@ -105,7 +106,9 @@ impl NetworkPolicyPeer {
     /// Returns what the peer means; an `ipBlock` beside a selector is [`PeerKind::Unknown`] (NP-056).
     #[must_use]
     pub const fn kind(&self) -> PeerKind<'_> {
-        if self.pod_selector.is_unreadable() || self.namespace_selector.is_unreadable() || self.ip_block.is_unreadable()
+        if self.pod_selector.is_unreadable()
+            || self.namespace_selector.is_unreadable()
+            || self.ip_block.is_unreadable()
         {
             return PeerKind::Unknown;
         }

@@ -20,7 +20,8 @@ impl Namespace {
     #[must_use]
     pub fn new(name: &str, mut labels: Labels) -> Self {
         labels.0.insert(NAMESPACE_NAME_LABEL.into(), name.into());
-        let meta = ObjectMeta { object: ObjectRef::cluster_scoped(name), labels, ..ObjectMeta::default() };
+        let meta =
+            ObjectMeta { object: ObjectRef::cluster_scoped(name), labels, ..ObjectMeta::default() };
         Self { meta, declared: true }
     }
 

@@ -98,7 +98,10 @@ impl Pod {
     }
 
     /// Returns the numbers of the container ports of that name, with their protocols (NP-092: all of them).
-    pub fn named_ports<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (Protocol, NonZeroU16)> + 'a {
+    pub fn named_ports<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Iterator<Item = (Protocol, NonZeroU16)> + 'a {
         self.resolvable_ports()
             .filter(move |port| port.name.as_deref() == Some(name))
             .map(|port| (port.protocol, port.port))

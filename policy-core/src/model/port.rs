@@ -81,7 +81,10 @@ impl PortName {
         if text.is_empty() || text.len() > 15 {
             return Err(PortNameError::Length);
         }
-        if !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+        if !text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        {
             return Err(PortNameError::Characters);
         }
         if !text.bytes().any(|byte| byte.is_ascii_lowercase()) {
