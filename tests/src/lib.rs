@@ -1,2 +1,5 @@
-//! Placeholder.
+//! The exam for netpol: an independent oracle, generators of adversarial clusters, and workloads for benchmarks.
+
+extern crate alloc;
+
 pub mod netlab;

@@ -16,6 +16,7 @@ mod connection;
 mod conntrack;
 mod engine;
 mod error;
+mod kernel_test;
 mod namespace;
 mod netlink;
 mod packet;
@@ -28,18 +29,19 @@ mod socket;
 mod sys;
 mod topology;
 
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use core::fmt;
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::thread;
 
 use netpol_core::model::ObjectRef;
 
 pub use connection::Connection;
 pub use error::LabError;
+pub use kernel_test::{did_not_run, kernel_test};
 pub use plan::{HostPod, Plan, PlannedNode, PlannedPod};
 pub use privilege::{Availability, Privilege, Unavailable};
 pub use probe::{Observation, Patience, Probe, Refusal, Traffic};
@@ -111,7 +113,7 @@ impl Lab {
             pods: BTreeMap::new(),
             owners: BTreeMap::new(),
             open_files,
-            fabric: fabric,
+            fabric,
         };
         lab.index(plan);
         lab.wire(plan)?;

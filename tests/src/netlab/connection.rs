@@ -97,14 +97,12 @@ impl Connection {
     pub fn exchange(&mut self, timeout: Duration) -> Observation {
         self.exchanges += 1;
         let word = self.exchanges.to_be_bytes();
-        match pass(&mut self.client, &mut self.server, word, timeout) {
-            Observation::Passed => {}
-            lost => return lost,
+        let there = pass(&mut self.client, &mut self.server, word, timeout);
+        if !there.has_passed() {
+            return there;
         }
-        match pass(&mut self.server, &mut self.client, word, timeout) {
-            Observation::TimedOut => Observation::AnswerLost,
-            observation => observation,
-        }
+        let back = pass(&mut self.server, &mut self.client, word, timeout);
+        if back == Observation::TimedOut { Observation::AnswerLost } else { back }
     }
 }
 
@@ -122,10 +120,13 @@ impl Wire {
         let patience = Some(patience.max(Duration::from_millis(1)));
         match self {
             Self::Tcp(stream) => {
-                stream.set_read_timeout(patience).and_then(|()| stream.read_exact(&mut word))?
+                stream.set_read_timeout(patience).and_then(|()| stream.read_exact(&mut word))?;
             }
             Self::Udp(socket) => {
-                socket.set_read_timeout(patience).and_then(|()| socket.recv(&mut word)).map(drop)?
+                socket
+                    .set_read_timeout(patience)
+                    .and_then(|()| socket.recv(&mut word))
+                    .map(drop)?;
             }
         }
         Ok(word)

@@ -4,10 +4,10 @@
 //! lab. First everything that receives is opened; then a second thread walks through the namespaces and sends, while
 //! this one already receives, so that no socket's buffer overflows.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::UdpSocket;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -253,10 +253,10 @@ impl<'a> Volley<'a> {
             };
             // Taken out while it is served; put back unless its work is done, which closes it.
             let Some(watched) = self.watched.get_mut(at).and_then(Option::take) else { continue };
-            if self.serve(&watched)? == Work::Goes {
-                if let Some(place) = self.watched.get_mut(at) {
-                    *place = Some(watched);
-                }
+            if self.serve(&watched)? == Work::Goes
+                && let Some(place) = self.watched.get_mut(at)
+            {
+                *place = Some(watched);
             }
         }
         Ok(())
@@ -293,7 +293,7 @@ impl<'a> Volley<'a> {
         let mut buffer = [0; 64];
         match socket.recv(&mut buffer) {
             Ok(_) if Mark::read(&buffer) == Some(self.mark(index)) => {
-                self.settle(index, Observation::Passed)
+                self.settle(index, Observation::Passed);
             }
             Ok(_) => return Work::Goes,
             Err(error) => match Refusal::of(&error) {

@@ -1,8 +1,8 @@
 //! Which namespaces a lab has, and which addresses live in them.
 
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use core::net::{IpAddr, Ipv4Addr};
-use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use netpol_core::model::{Cluster, ObjectRef};
 

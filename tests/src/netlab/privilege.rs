@@ -3,7 +3,7 @@
 use core::fmt;
 use std::fs;
 use std::io;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 
 use super::namespace::on_own_thread;
 use super::{rtnetlink, sys};
@@ -91,23 +91,20 @@ impl Availability {
         Self::probe()
     }
 
-    /// Runs this program again, with these arguments, as root of a new user namespace: for processes that have
-    /// several threads, such as tests. The child sees `NETPOL_LAB_RERUN=1` and must not do so again.
+    /// Runs this program again as root of a new user namespace: for processes that have several threads, such as
+    /// tests. `start` adds arguments and starts the command. The child sees `NETPOL_LAB_RERUN=1` and cannot do so again.
     ///
     /// # Errors
     /// If the kernel allows no user namespaces, or the program is itself such a child.
-    pub fn rerun<'a>(
-        arguments: impl IntoIterator<Item = &'a str>,
-    ) -> Result<ExitStatus, Unavailable> {
+    pub fn rerun<T>(start: impl FnOnce(&mut Command) -> io::Result<T>) -> Result<T, Unavailable> {
         const MARK: &str = "NETPOL_LAB_RERUN";
         let unavailable = |why| Unavailable { what: "a user namespace", why };
         if std::env::var_os(MARK).is_some() {
             return Err(unavailable("already tried".to_owned()));
         }
         let mut command = Command::new("/proc/self/exe");
-        command.args(arguments).env(MARK, "1");
-        sys::before_exec(&mut command, become_root);
-        command.status().map_err(|error| unavailable(error.to_string()))
+        sys::before_exec(command.env(MARK, "1"), become_root);
+        start(&mut command).map_err(|error| unavailable(error.to_string()))
     }
 }
 

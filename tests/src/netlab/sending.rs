@@ -1,7 +1,7 @@
 //! The sending half of a volley.
 
+use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
@@ -134,7 +134,7 @@ pub(super) fn on_fresh_port(
     loop {
         match sys::bind(&socket, SocketAddr::new(shot.source, host.fresh_port())) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < PORT_TRIES => {
-                tries += 1
+                tries += 1;
             }
             outcome => return outcome.map(|()| socket),
         }

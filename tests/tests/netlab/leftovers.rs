@@ -1,17 +1,18 @@
 //! A lab leaves nothing behind: not when it is dropped, and not when its process is killed.
 
-use std::collections::BTreeSet;
+use alloc::collections::BTreeSet;
+use core::time::Duration;
 use std::env;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use netpol_conformance::netlab::Lab;
+use netpol_conformance::netlab::{Lab, kernel_test};
 
-use crate::support::{ends, privileged, six_pods};
+use crate::support::{ends, six_pods};
 
 /// Set in the process that builds a lab to be killed with it.
 const HOLD: &str = "NETPOL_LAB_HOLD";
@@ -27,7 +28,7 @@ fn namespaces(lab: &Lab) -> BTreeSet<PathBuf> {
 fn referred(wanted: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut note = |link: PathBuf| {
-        found.extend(fs::read_link(link).ok().filter(|target| wanted.contains(target)))
+        found.extend(fs::read_link(link).ok().filter(|target| wanted.contains(target)));
     };
     for process in entries("/proc".into()) {
         entries(process.join("fd")).into_iter().for_each(&mut note);
@@ -54,26 +55,23 @@ fn surroundings() -> (Vec<String>, usize, usize) {
 
 #[test]
 fn a_dropped_lab_is_referred_to_by_nothing_and_was_never_seen_outside() {
-    privileged(
-        "leftovers::a_dropped_lab_is_referred_to_by_nothing_and_was_never_seen_outside",
-        || {
-            let before = surroundings();
-            let lab = Lab::build(&six_pods()).unwrap();
-            let namespaces = namespaces(&lab);
-            assert_eq!(namespaces.len(), 10, "2 nodes, 6 pods, 2 hosts outside");
-            assert_eq!(referred(&namespaces), namespaces);
-            assert_eq!(surroundings(), before);
-            drop(lab);
-            assert_eq!(referred(&namespaces), BTreeSet::new());
-            assert_eq!(surroundings(), before);
-        },
-    );
+    kernel_test(|| {
+        let before = surroundings();
+        let lab = Lab::build(&six_pods()).unwrap();
+        let namespaces = namespaces(&lab);
+        assert_eq!(namespaces.len(), 10, "2 nodes, 6 pods, 2 hosts outside");
+        assert_eq!(referred(&namespaces), namespaces);
+        assert_eq!(surroundings(), before);
+        drop(lab);
+        assert_eq!(referred(&namespaces), BTreeSet::new());
+        assert_eq!(surroundings(), before);
+    });
 }
 
 #[test]
 fn a_killed_process_leaves_no_namespace() {
     const NAME: &str = "leftovers::a_killed_process_leaves_no_namespace";
-    privileged(NAME, || {
+    kernel_test(|| {
         if env::var_os(HOLD).is_some() {
             return hold();
         }

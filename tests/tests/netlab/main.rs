@@ -1,17 +1,22 @@
 //! The lab carries every kind of packet without rules, and sees exactly what rules drop.
 
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test program")]
+
+extern crate alloc;
+
 mod leftovers;
 mod support;
 
 use core::time::Duration;
+use std::process::Command;
 use std::time::Instant;
 
 use netpol_conformance::netlab::{
-    End, Lab, LabError, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe, Refusal,
-    Traffic,
+    End, HostPod, Lab, LabError, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe,
+    Refusal, Traffic, kernel_test,
 };
-use netpol_core::model::ObjectRef;
-use support::{ends, ip, nft, pod, port, privileged, six_pods};
+use netpol_core::model::{Cluster, Node, ObjectRef, Phase, Pod};
+use support::{ends, ip, nft, pod, port, six_pods};
 
 /// Every kind of packet.
 const KINDS: [Traffic; 7] = [
@@ -69,7 +74,7 @@ fn check(lab: &Lab, probes: &[Probe], expect: impl Fn(&Probe) -> Observation) {
 
 #[test]
 fn without_rules_everything_reaches_everything_by_every_kind_of_packet() {
-    privileged("without_rules_everything_reaches_everything_by_every_kind_of_packet", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let probes = every_pair(&lab, &KINDS);
         assert!(probes.len() > 900, "{} probes", probes.len());
@@ -79,7 +84,7 @@ fn without_rules_everything_reaches_everything_by_every_kind_of_packet() {
 
 #[test]
 fn a_drop_of_each_kind_of_packet_denies_exactly_that_flow() {
-    privileged("a_drop_of_each_kind_of_packet_denies_exactly_that_flow", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let rules = [
             (Traffic::Icmp, "icmp type echo-request"),
@@ -109,7 +114,7 @@ fn a_drop_of_each_kind_of_packet_denies_exactly_that_flow() {
 
 #[test]
 fn a_drop_of_ipv6_is_seen_between_a_node_and_its_own_pod_both_ways() {
-    privileged("a_drop_of_ipv6_is_seen_between_a_node_and_its_own_pod_both_ways", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let script = "table inet t { chain i { type filter hook input priority 0; ip6 saddr fd00:1::1 tcp dport 80 drop; }; 
                       chain o { type filter hook output priority 0; ip6 daddr fd00:1::1 udp dport 53 drop; }; }";
@@ -134,7 +139,7 @@ fn a_drop_of_ipv6_is_seen_between_a_node_and_its_own_pod_both_ways() {
 
 #[test]
 fn a_refusal_is_told_from_silence_and_a_lost_answer_from_both() {
-    privileged("a_refusal_is_told_from_silence_and_a_lost_answer_from_both", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let script = "table inet t { chain c { type filter hook forward priority 0;
             ip daddr 10.1.1.1 tcp dport 80 reject with tcp reset;
@@ -161,7 +166,7 @@ fn a_refusal_is_told_from_silence_and_a_lost_answer_from_both() {
 
 #[test]
 fn rules_that_stop_neighbour_discovery_are_seen_to_stop_ipv6() {
-    privileged("rules_that_stop_neighbour_discovery_are_seen_to_stop_ipv6", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let script = "table ip6 t { chain c { type filter hook input priority 0; meta l4proto ipv6-icmp drop; }; }";
         if nft(&lab, "one", script) {
@@ -175,8 +180,7 @@ fn rules_that_stop_neighbour_discovery_are_seen_to_stop_ipv6() {
 #[test]
 fn bare_protocols_are_judged_anew_each_way_although_conntrack_takes_one_way_for_the_answer_to_the_other()
  {
-    let name = "bare_protocols_are_judged_anew_each_way_although_conntrack_takes_one_way_for_the_answer_to_the_other";
-    privileged(name, || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let script = "table inet t { chain c { type filter hook forward priority 0;
             ct state established,related accept; ip saddr 10.1.0.1 accept; ip6 saddr fd00:1::1 accept;
@@ -210,7 +214,7 @@ fn bare_protocols_are_judged_anew_each_way_although_conntrack_takes_one_way_for_
 
 #[test]
 fn a_pod_on_the_host_network_is_its_node() {
-    privileged("a_pod_on_the_host_network_is_its_node", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let agent = pod("agent");
         assert_eq!(
@@ -226,8 +230,50 @@ fn a_pod_on_the_host_network_is_its_node() {
 }
 
 #[test]
+fn a_process_started_in_a_pod_sees_the_network_of_the_pod() {
+    kernel_test(|| {
+        let lab = Lab::build(&six_pods()).unwrap();
+        let read = || Command::new("cat").arg("/proc/net/fib_trie").output().unwrap().stdout;
+        let seen = String::from_utf8(lab.in_pod(&ObjectRef::new("x", "a"), read).unwrap()).unwrap();
+        assert!(seen.contains("10.1.0.1\n") && !seen.contains("10.1.0.2\n"), "{seen}");
+    });
+}
+
+#[test]
+fn a_cluster_is_planned_without_its_finished_pods_and_with_host_pods_on_their_nodes() {
+    let (a, b, c) = (ObjectRef::new("x", "a"), ObjectRef::new("x", "b"), ObjectRef::new("x", "c"));
+    let pod = |phase, host_network| Pod {
+        node: Some("one".into()),
+        phase,
+        host_network,
+        addresses: vec![ip("10.1.0.1")],
+        ..Pod::default()
+    };
+    let node = Node { addresses: vec![ip("192.168.7.1")], ..Node::default() };
+    let mut cluster = Cluster::default();
+    cluster.nodes.insert("one".into(), node);
+    cluster.nodes.get_mut("one").unwrap().meta.object = ObjectRef::cluster_scoped("one");
+    cluster.pods.insert(a.clone(), pod(Phase::Running, false));
+    cluster.pods.insert(b, pod(Phase::Succeeded, false));
+    cluster.pods.insert(c.clone(), pod(Phase::Running, true));
+    let expected = Plan {
+        nodes: vec![PlannedNode { name: "one".into(), addresses: vec![ip("192.168.7.1")] }],
+        pods: vec![PlannedPod {
+            pod: a.clone(),
+            node: "one".into(),
+            addresses: vec![ip("10.1.0.1")],
+        }],
+        host_pods: vec![HostPod { pod: c, node: "one".into() }],
+        externals: vec![ip("172.17.5.9")],
+    };
+    assert_eq!(Plan::for_cluster(&cluster, [ip("172.17.5.9")]).unwrap(), expected);
+    cluster.pods.get_mut(&a).unwrap().node = None;
+    assert!(matches!(Plan::for_cluster(&cluster, []), Err(LabError::PodWithoutNode { .. })));
+}
+
+#[test]
 fn an_open_connection_tells_which_way_rules_have_cut() {
-    privileged("an_open_connection_tells_which_way_rules_have_cut", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let patience = Duration::from_millis(300);
         for (to, open) in [
@@ -282,7 +328,7 @@ type OpenFn = fn(
 
 #[test]
 fn only_denied_probes_wait_for_the_timeout() {
-    privileged("only_denied_probes_wait_for_the_timeout", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let probes = every_pair(&lab, &[Traffic::Tcp(port(80))]);
         let patience = Patience { timeout: Duration::from_secs(20), repeats: 0 };
@@ -296,7 +342,7 @@ fn only_denied_probes_wait_for_the_timeout() {
 
 #[test]
 fn probes_that_cannot_be_sent_are_errors_and_not_denials() {
-    privileged("probes_that_cannot_be_sent_are_errors_and_not_denials", || {
+    kernel_test(|| {
         let lab = Lab::build(&six_pods()).unwrap();
         let error = |from: End, to: &str, traffic| {
             lab.probe(&[Probe { from, to: ip(to), traffic }]).unwrap_err()
@@ -331,7 +377,7 @@ fn a_plan_with_an_address_twice_or_out_of_this_world_is_refused() {
 
 #[test]
 fn two_hundred_pods_on_four_nodes_are_built_and_probed_within_seconds() {
-    privileged("two_hundred_pods_on_four_nodes_are_built_and_probed_within_seconds", || {
+    kernel_test(|| {
         let plan = four_nodes(200);
         let start = Instant::now();
         let lab = Lab::build(&plan).unwrap();

@@ -1,15 +1,14 @@
-//! The cluster that the tests run on, and the way to the privileges they need.
+//! The cluster that the tests run on.
 
 use core::net::IpAddr;
 use core::num::NonZeroU16;
-use std::env;
 use std::process::Command;
 
-use netpol_conformance::netlab::{Availability, End, HostPod, Lab, Plan, PlannedNode, PlannedPod};
+use netpol_conformance::netlab::{End, HostPod, Lab, Plan, PlannedNode, PlannedPod, did_not_run};
 use netpol_core::model::ObjectRef;
 
 /// Two nodes with three pods each, one of them IPv4 only and one IPv6 only, and hosts outside.
-pub fn six_pods() -> Plan {
+pub(crate) fn six_pods() -> Plan {
     let pod = |name, node: &str, addresses: &[&str]| PlannedPod {
         pod: ObjectRef::new("x", name),
         node: node.into(),
@@ -34,7 +33,7 @@ pub fn six_pods() -> Plan {
 }
 
 /// Every end of a lab of [`six_pods`].
-pub fn ends(lab: &Lab) -> Vec<End> {
+pub(crate) fn ends(lab: &Lab) -> Vec<End> {
     let pods = lab.pods().cloned().map(End::Pod);
     let nodes = lab.nodes().cloned().map(End::Node);
     let externals = six_pods().externals.into_iter().map(End::External);
@@ -42,36 +41,22 @@ pub fn ends(lab: &Lab) -> Vec<End> {
 }
 
 /// Pod `x/name`.
-pub fn pod(name: &str) -> End {
+pub(crate) fn pod(name: &str) -> End {
     End::Pod(ObjectRef::new("x", name))
 }
 
 /// An address.
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// A port.
-pub const fn port(number: u16) -> NonZeroU16 {
+pub(crate) const fn port(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).unwrap()
 }
 
-/// Runs a test here if this process can hold a lab, or else again in a user namespace. Where neither is possible the
-/// test says loudly that it did not run, and fails if `CI` or `NETPOL_REQUIRE_KERNEL` is set.
-#[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
-pub fn privileged(test: &str, body: impl FnOnce()) {
-    let here = match Availability::probe() {
-        Ok(_) => return body(),
-        Err(unavailable) => unavailable,
-    };
-    match Availability::rerun(["--exact", test, "--nocapture"]) {
-        Ok(status) => assert!(status.success(), "failed in its user namespace: {status}"),
-        Err(there) => did_not_run(test, &format!("{here}; {there}")),
-    }
-}
-
 /// Applies an nft script to a node. Returns false, having said so, where there is no `nft`.
-pub fn nft(lab: &Lab, node: &str, script: &str) -> bool {
+pub(crate) fn nft(lab: &Lab, node: &str, script: &str) -> bool {
     if Command::new("nft").arg("--version").output().is_err() {
         did_not_run("a part with rules", "there is no `nft` command");
         return false;
@@ -79,11 +64,4 @@ pub fn nft(lab: &Lab, node: &str, script: &str) -> bool {
     let output = lab.in_node(node, || Command::new("nft").arg(script).output()).unwrap().unwrap();
     assert!(output.status.success(), "nft {script}: {}", String::from_utf8_lossy(&output.stderr));
     true
-}
-
-#[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
-fn did_not_run(what: &str, why: &str) {
-    let required = ["CI", "NETPOL_REQUIRE_KERNEL"].iter().any(|name| env::var_os(name).is_some());
-    assert!(!required, "DID NOT RUN: {what}: {why}");
-    eprintln!("DID NOT RUN: {what}: {why}");
 }
