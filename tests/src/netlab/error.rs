@@ -5,7 +5,7 @@ use std::io;
 
 use netpol_core::model::ObjectRef;
 
-use super::{Observation, Probe};
+use super::{End, Observation, Probe};
 
 /// Why a lab could not be planned, built or used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum LabError {
         /// Whose it is.
         owner: String,
     },
+    /// Two nodes or two pods have one name.
+    #[error("{0} is in the plan twice")]
+    NameTwice(End),
     /// The two ends of a probe have no address family in common.
     #[error("{from} has no address of the family of `{to}`")]
     NoAddressOfFamily {
@@ -38,7 +41,7 @@ pub enum LabError {
         to: IpAddr,
     },
     /// A connection that is to stay open was not established.
-    #[error("no connection from {} to `{}` on {}: {observation}", probe.from, probe.to, probe.traffic)]
+    #[error("no connection {probe}: {observation}")]
     NotOpened {
         /// What was tried.
         probe: Probe,

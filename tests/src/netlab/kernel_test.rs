@@ -17,7 +17,7 @@ use super::{Availability, Unavailable};
 pub fn kernel_test<F: FnOnce()>(body: F) {
     let Err(here) = Availability::probe() else { return body() };
     if let Err(there) = rerun(&test_name::<F>()) {
-        did_not_run(&test_name::<F>(), &format!("{here}; {there}"));
+        did_not_run(&test_name::<F>(), &format!("{here}; {}: {}", there.what, there.why));
     }
 }
 

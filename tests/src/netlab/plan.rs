@@ -1,12 +1,12 @@
 //! Which namespaces a lab has, and which addresses live in them.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use core::net::{IpAddr, Ipv4Addr};
 
 use netpol_core::model::{Cluster, ObjectRef};
 
-use super::LabError;
+use super::{End, LabError};
 
 /// What a lab is built from.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -110,6 +110,15 @@ impl Plan {
         }
         for pod in &self.host_pods {
             on_node(&pod.pod, &pod.node)?;
+        }
+        let mut names = BTreeSet::new();
+        let nodes = self.nodes.iter().map(|node| End::Node(node.name.clone()));
+        let pods =
+            self.pods.iter().map(|pod| &pod.pod).chain(self.host_pods.iter().map(|pod| &pod.pod));
+        for name in nodes.chain(pods.cloned().map(End::Pod)) {
+            if !names.insert(name.clone()) {
+                return Err(LabError::NameTwice(name));
+            }
         }
         let mut owners: BTreeMap<IpAddr, String> = BTreeMap::new();
         for (owner, address) in self.owned_addresses() {

@@ -21,6 +21,12 @@ pub struct Probe {
     pub traffic: Traffic,
 }
 
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} {}", self.from, self.to, self.traffic)
+    }
+}
+
 /// What a probe sends.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[expect(

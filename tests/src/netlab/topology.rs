@@ -83,6 +83,9 @@ pub(super) fn make_namespace(role: Role) -> io::Result<Namespace> {
             set(&format!("ipv6/conf/{conf}/accept_ra"), "0")?;
             set(&format!("ipv6/conf/{conf}/disable_ipv6"), "0")?;
         }
+        // A refusal must be seen for every probe that was refused, not for some each second.
+        set("ipv4/icmp_ratelimit", "0")?;
+        set("ipv6/icmp/ratelimit", "0")?;
         match role {
             Role::End => {}
             Role::Router => {

@@ -356,8 +356,11 @@ fn probes_that_cannot_be_sent_are_errors_and_not_denials() {
 }
 
 #[test]
-fn a_plan_with_an_address_twice_or_out_of_this_world_is_refused() {
+fn a_plan_with_a_name_or_an_address_twice_or_out_of_this_world_is_refused() {
     let mut plan = six_pods();
+    plan.host_pods.push(HostPod { pod: ObjectRef::new("x", "a"), node: "one".into() });
+    assert!(matches!(Lab::build(&plan), Err(LabError::NameTwice(end)) if end == pod("a")));
+    plan.host_pods.clear();
     plan.externals = vec![ip("10.1.0.1")];
     assert!(matches!(Lab::build(&plan), Err(LabError::AddressTwice { .. })));
     for address in [
