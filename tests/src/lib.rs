@@ -2,5 +2,6 @@
 
 extern crate alloc;
 
+pub mod cases;
 pub mod generate;
 pub mod oracle;
