@@ -180,7 +180,8 @@ impl Case {
     pub fn try_new(name: &str, text: String) -> Result<Self, CaseError> {
         let head = Yaml::first_document(&text)
             .map_err(|source| CaseError::Head { name: name.to_owned(), source })?;
-        let wrong = |field: &str| CaseError::Field { name: name.to_owned(), field: field.to_owned() };
+        let wrong =
+            |field: &str| CaseError::Field { name: name.to_owned(), field: field.to_owned() };
         let known = ["apiVersion", "kind", "why", "cites", "flows", "rejects", "notes", "settings"];
         if let Some((field, _)) =
             head.entries().iter().find(|(field, _)| !known.contains(&field.as_str()))

@@ -3,5 +3,5 @@
 extern crate alloc;
 
 pub mod cases;
-pub mod generate;
+// pub mod generate;
 pub mod oracle;

@@ -10,7 +10,10 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Yaml {
     /// Text, and whether it was written without quotes, so that it may be a number, a boolean or null.
-    Scalar { text: String, plain: bool },
+    Scalar {
+        text: String,
+        plain: bool,
+    },
     List(Vec<Self>),
     Mapping(Vec<(String, Self)>),
 }
