@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+pub mod cases;
 pub mod generate;
 pub mod netlab;
 pub mod oracle;
