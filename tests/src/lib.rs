@@ -2,4 +2,6 @@
 
 extern crate alloc;
 
+pub mod generate;
 pub mod netlab;
+pub mod oracle;
