@@ -16,7 +16,8 @@ use netpol_core::ir::{Dialled, Flow, Scope, Settings, Transport, Verdict};
 use netpol_core::model::{Cluster, Protocol};
 
 use crate::netlab::{
-    End, HostPod, Lab, LabError, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe, Traffic,
+    End, HostPod, Lab, LabError, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe,
+    Traffic,
 };
 use crate::oracle;
 
@@ -91,7 +92,11 @@ pub enum ExamError {
 /// Gives every object what a lab needs: addresses, and a node of two for every pod that has none.
 pub fn complete(cluster: &mut Cluster, flows: &[Flow]) {
     let reserved = flows.iter().flat_map(|flow| [flow.source, flow.destination]).collect();
-    let plan = AddressPlan { nodes: vec!["node-1".into(), "node-2".into()], reserved, ..AddressPlan::default() };
+    let plan = AddressPlan {
+        nodes: vec!["node-1".into(), "node-2".into()],
+        reserved,
+        ..AddressPlan::default()
+    };
     assign(cluster, &plan);
 }
 
@@ -117,7 +122,11 @@ impl Exam {
     ///
     /// # Errors
     /// Names the node on which the backend failed.
-    pub fn enforce(&self, cluster: &Cluster, dataplane: &mut (dyn Dataplane + Send)) -> Result<(), ExamError> {
+    pub fn enforce(
+        &self,
+        cluster: &Cluster,
+        dataplane: &mut (dyn Dataplane + Send),
+    ) -> Result<(), ExamError> {
         for node in &self.nodes {
             let options = Options { scope: Scope::Node(node.clone()), settings: self.settings };
             let ruleset = compile(cluster, &options).ruleset;
@@ -204,11 +213,16 @@ fn plan(cluster: &Cluster, settings: Settings, flows: &[Flow]) -> Plan {
     for endpoint in ruleset.endpoints() {
         if let Some(node) = endpoint.node.clone() {
             known.extend(&endpoint.addresses);
-            plan.pods.push(PlannedPod { pod: endpoint.pod.clone(), node, addresses: endpoint.addresses.clone() });
+            plan.pods.push(PlannedPod {
+                pod: endpoint.pod.clone(),
+                node,
+                addresses: endpoint.addresses.clone(),
+            });
         }
     }
     for node in cluster.nodes.values() {
-        let addresses = node.addresses.iter().copied().filter(|address| known.insert(*address)).collect();
+        let addresses =
+            node.addresses.iter().copied().filter(|address| known.insert(*address)).collect();
         plan.nodes.push(PlannedNode { name: node.name().clone(), addresses });
     }
     for pod in cluster.pods.values().filter(|pod| pod.host_network && !pod.phase.is_finished()) {
