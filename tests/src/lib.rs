@@ -4,3 +4,4 @@ extern crate alloc;
 
 pub mod generate;
 pub mod oracle;
+pub mod workload;
