@@ -183,6 +183,20 @@ impl Lab {
         Ok(&self.host(self.host_id(end)?)?.addresses)
     }
 
+    /// The end that owns an address.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<End> {
+        let id = *self.owners.get(&address)?;
+        let node = self
+            .nodes
+            .iter()
+            .find(|(_, node)| **node == id)
+            .map(|(name, _)| End::Node(name.clone()));
+        let pod =
+            || self.pods.iter().find(|(_, pod)| **pod == id).map(|(pod, _)| End::Pod(pod.clone()));
+        Some(node.or_else(pod).unwrap_or(End::External(address)))
+    }
+
     fn index(&mut self, plan: &Plan) {
         for (id, host) in self.hosts.iter().enumerate() {
             self.owners.extend(host.addresses.iter().map(|address| (*address, id)));
