@@ -72,13 +72,21 @@ const NP: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
     "apiVersion",
     "VAL-001"
 )]
-#[case::no_metadata("¦apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy", "metadata", "VAL-001")]
+#[case::no_metadata(
+    "¦apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy",
+    "metadata",
+    "VAL-001"
+)]
 #[case::no_name(&format!("{NP}metadata: ¦{{namespace: ns}}"), "metadata.name", "VAL-001")]
 #[case::generated_name(&format!("{NP}metadata: ¦{{namespace: ns, generateName: a-}}"), "metadata.name", "VAL-001")]
 #[case::name_in_upper_case(&format!("{NP}metadata: {{name: ¦Allow, namespace: ns}}"), "metadata.name", "VAL-002")]
 #[case::name_with_underscore(&format!("{NP}metadata: {{name: ¦a_b, namespace: ns}}"), "metadata.name", "VAL-002")]
 #[case::namespace_with_a_dot(&format!("{NP}metadata: {{name: a, namespace: ¦a.b}}"), "metadata.namespace", "VAL-002")]
-#[case::namespace_object_with_a_dot("apiVersion: v1\nkind: Namespace\nmetadata: {name: ¦a.b}", "metadata.name", "VAL-002")]
+#[case::namespace_object_with_a_dot(
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: ¦a.b}",
+    "metadata.name",
+    "VAL-002"
+)]
 #[case::name_that_is_a_number(&format!("{NP}metadata: {{name: ¦12, namespace: ns}}"), "metadata.name", "VAL-006")]
 #[case::name_that_is_a_boolean(&format!("{NP}metadata: {{name: ¦on, namespace: ns}}"), "metadata.name", "VAL-006")]
 #[case::unknown_top_field(&format!("{NP}metadata: {{name: a, namespace: ns}}\n¦Spec: {{}}"), "Spec", "VAL-004")]
@@ -104,12 +112,24 @@ fn a_bad_head_is_rejected(#[case] text: &str, #[case] path: &str, #[case] id: &s
 
 #[rstest]
 #[case("{¦podselector: {}}", "spec.podselector", "VAL-004")]
-#[case("{ingress: [{from: [{¦namespaceselector: {}, podSelector: {}}]}]}", "spec.ingress[0].from[0].namespaceselector", "VAL-004")]
+#[case(
+    "{ingress: [{from: [{¦namespaceselector: {}, podSelector: {}}]}]}",
+    "spec.ingress[0].from[0].namespaceselector",
+    "VAL-004"
+)]
 #[case("{ingress: [{¦port: [{port: 80}]}]}", "spec.ingress[0].port", "VAL-004")]
 #[case("{ingress: [{¦to: []}]}", "spec.ingress[0].to", "VAL-004")]
-#[case("{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}], ¦cidr: 10.0.0.0/8}]}", "spec.ingress[0].cidr", "VAL-004")]
+#[case(
+    "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}], ¦cidr: 10.0.0.0/8}]}",
+    "spec.ingress[0].cidr",
+    "VAL-004"
+)]
 #[case("{podSelector: {¦app: a}}", "spec.podSelector.app", "VAL-004")]
-#[case("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, ¦cidr: 0.0.0.0/0}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-005")]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, ¦cidr: 0.0.0.0/0}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-005"
+)]
 #[case("{podSelector: ¦[]}", "spec.podSelector", "VAL-006")]
 #[case("{podSelector: {matchLabels: {a: ¦1}}}", "spec.podSelector.matchLabels.a", "VAL-006")]
 #[case("{podSelector: {matchLabels: {a: ¦true}}}", "spec.podSelector.matchLabels.a", "VAL-006")]
@@ -122,19 +142,35 @@ fn a_bad_head_is_rejected(#[case] text: &str, #[case] path: &str, #[case] id: &s
 #[case("{ingress: [{ports: [{port: ¦true}]}]}", "spec.ingress[0].ports[0].port", "VAL-006")]
 #[case("{ingress: [{ports: [{port: ¦8.5}]}]}", "spec.ingress[0].ports[0].port", "VAL-006")]
 #[case("{ingress: [{ports: [{port: ¦010}]}]}", "spec.ingress[0].ports[0].port", "VAL-006")]
-#[case("{ingress: [{ports: [{port: 1, endPort: ¦'80'}]}]}", "spec.ingress[0].ports[0].endPort", "VAL-006")]
+#[case(
+    "{ingress: [{ports: [{port: 1, endPort: ¦'80'}]}]}",
+    "spec.ingress[0].ports[0].endPort",
+    "VAL-006"
+)]
 #[case("{policyTypes: ¦[Ingress, Egress, Ingress]}", "spec.policyTypes", "VAL-010")]
 #[case("{policyTypes: [¦ingress]}", "spec.policyTypes[0]", "VAL-011")]
 #[case("{policyTypes: [Ingress, ¦Both]}", "spec.policyTypes[1]", "VAL-011")]
 #[case("{ingress: [{from: [¦{}]}]}", "spec.ingress[0].from[0]", "VAL-020")]
 #[case("{egress: [{to: [¦{podSelector: null}]}]}", "spec.egress[0].to[0]", "VAL-020")]
 #[case("{ingress: [{from: [¦{ipBlock: }]}]}", "spec.ingress[0].from[0]", "VAL-020")]
-#[case("{ingress: [{from: [{podSelector: {}, ¦ipBlock: {cidr: 10.0.0.0/8}}]}]}", "spec.ingress[0].from[0].ipBlock", "VAL-021")]
-#[case("{ingress: [{from: [{¦ipBlock: {cidr: 10.0.0.0/8}, namespaceSelector: {}}]}]}", "spec.ingress[0].from[0].ipBlock", "VAL-021")]
+#[case(
+    "{ingress: [{from: [{podSelector: {}, ¦ipBlock: {cidr: 10.0.0.0/8}}]}]}",
+    "spec.ingress[0].from[0].ipBlock",
+    "VAL-021"
+)]
+#[case(
+    "{ingress: [{from: [{¦ipBlock: {cidr: 10.0.0.0/8}, namespaceSelector: {}}]}]}",
+    "spec.ingress[0].from[0].ipBlock",
+    "VAL-021"
+)]
 #[case("{ingress: [{ports: [{protocol: ¦tcp}]}]}", "spec.ingress[0].ports[0].protocol", "VAL-022")]
 #[case("{ingress: [{ports: [{protocol: ¦ICMP}]}]}", "spec.ingress[0].ports[0].protocol", "VAL-022")]
 #[case("{ingress: [{ports: [{protocol: ¦''}]}]}", "spec.ingress[0].ports[0].protocol", "VAL-022")]
-#[case("{ingress: [{ports: [{port: 80}, {port: ¦0}]}]}", "spec.ingress[0].ports[1].port", "VAL-023")]
+#[case(
+    "{ingress: [{ports: [{port: 80}, {port: ¦0}]}]}",
+    "spec.ingress[0].ports[1].port",
+    "VAL-023"
+)]
 #[case("{ingress: [{ports: [{port: ¦-1}]}]}", "spec.ingress[0].ports[0].port", "VAL-023")]
 #[case("{ingress: [{ports: [{port: ¦65536}]}]}", "spec.ingress[0].ports[0].port", "VAL-023")]
 #[case("{ingress: [{ports: [{port: ¦'80'}]}]}", "spec.ingress[0].ports[0].port", "VAL-024")]
@@ -142,35 +178,135 @@ fn a_bad_head_is_rejected(#[case] text: &str, #[case] path: &str, #[case] id: &s
 #[case("{ingress: [{ports: [{port: ¦HTTP}]}]}", "spec.ingress[0].ports[0].port", "VAL-024")]
 #[case("{ingress: [{ports: [{port: ¦a--b}]}]}", "spec.ingress[0].ports[0].port", "VAL-024")]
 #[case("{ingress: [{ports: [{port: ¦a-}]}]}", "spec.ingress[0].ports[0].port", "VAL-024")]
-#[case("{ingress: [{ports: [{port: ¦abcdefghijklmnop}]}]}", "spec.ingress[0].ports[0].port", "VAL-024")]
+#[case(
+    "{ingress: [{ports: [{port: ¦abcdefghijklmnop}]}]}",
+    "spec.ingress[0].ports[0].port",
+    "VAL-024"
+)]
 #[case("{ingress: [{ports: [{port: ¦''}]}]}", "spec.ingress[0].ports[0].port", "VAL-024")]
 #[case("{ingress: [{ports: [{endPort: ¦80}]}]}", "spec.ingress[0].ports[0].endPort", "VAL-025")]
-#[case("{ingress: [{ports: [{port: http, endPort: ¦80}]}]}", "spec.ingress[0].ports[0].endPort", "VAL-025")]
-#[case("{ingress: [{ports: [{port: 81, endPort: ¦80}]}]}", "spec.ingress[0].ports[0].endPort", "VAL-025")]
-#[case("{ingress: [{ports: [{port: 81, endPort: ¦65536}]}]}", "spec.ingress[0].ports[0].endPort", "VAL-025")]
+#[case(
+    "{ingress: [{ports: [{port: http, endPort: ¦80}]}]}",
+    "spec.ingress[0].ports[0].endPort",
+    "VAL-025"
+)]
+#[case(
+    "{ingress: [{ports: [{port: 81, endPort: ¦80}]}]}",
+    "spec.ingress[0].ports[0].endPort",
+    "VAL-025"
+)]
+#[case(
+    "{ingress: [{ports: [{port: 81, endPort: ¦65536}]}]}",
+    "spec.ingress[0].ports[0].endPort",
+    "VAL-025"
+)]
 #[case("{egress: [{to: [{ipBlock: ¦{}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-026")]
-#[case("{egress: [{to: [{ipBlock: {cidr: ¦''}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-026")]
-#[case("{egress: [{to: [{ipBlock: {cidr: ¦10.0.0.1}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-027")]
-#[case("{egress: [{to: [{ipBlock: {cidr: ¦10.0.0.0/33}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-027")]
-#[case("{egress: [{to: [{ipBlock: {cidr: ¦'fe80::%eth0/64'}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-027")]
-#[case("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [¦'']}}]}]}", "spec.egress[0].to[0].ipBlock.except[0]", "VAL-027")]
-#[case("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [¦10.0.0.0/24]}}]}]}", "spec.egress[0].to[0].ipBlock.except[0]", "VAL-028")]
-#[case("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [¦10.0.0.0/8]}}]}]}", "spec.egress[0].to[0].ipBlock.except[0]", "VAL-028")]
-#[case("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [¦'::/0']}}]}]}", "spec.egress[0].to[0].ipBlock.except[0]", "VAL-028")]
-#[case("{egress: [{to: [{ipBlock: {cidr: ¦10.0.0.1/24}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-029")]
-#[case("{egress: [{to: [{ipBlock: {cidr: ¦010.0.0.0/8}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-029")]
-#[case("{egress: [{to: [{ipBlock: {cidr: ¦'::ffff:10.0.0.0/104'}}]}]}", "spec.egress[0].to[0].ipBlock.cidr", "VAL-029")]
-#[case("{podSelector: {matchExpressions: [{key: a, operator: In, values: ¦[]}]}}", "spec.podSelector.matchExpressions[0].values", "VAL-030")]
-#[case("{podSelector: {matchExpressions: [¦{key: a, operator: NotIn}]}}", "spec.podSelector.matchExpressions[0].values", "VAL-030")]
-#[case("{podSelector: {matchExpressions: [{key: a, operator: Exists, values: ¦[b]}]}}", "spec.podSelector.matchExpressions[0].values", "VAL-031")]
-#[case("{podSelector: {matchExpressions: [{key: a, operator: ¦in, values: [b]}]}}", "spec.podSelector.matchExpressions[0].operator", "VAL-032")]
-#[case("{podSelector: {matchExpressions: [{key: a, operator: ¦Gt, values: ['1']}]}}", "spec.podSelector.matchExpressions[0].operator", "VAL-032")]
-#[case("{podSelector: {matchExpressions: [¦{key: a}]}}", "spec.podSelector.matchExpressions[0].operator", "VAL-032")]
-#[case("{podSelector: {matchExpressions: [{key: ¦a/b/c, operator: Exists}]}}", "spec.podSelector.matchExpressions[0].key", "VAL-033")]
-#[case("{podSelector: {matchExpressions: [¦{operator: Exists}]}}", "spec.podSelector.matchExpressions[0].key", "VAL-033")]
-#[case("{podSelector: {matchLabels: {¦A.b/-: c}}}", "spec.podSelector.matchLabels[A.b/-]", "VAL-033")]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: ¦''}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-026"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: ¦10.0.0.1}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-027"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: ¦10.0.0.0/33}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-027"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: ¦'fe80::%eth0/64'}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-027"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [¦'']}}]}]}",
+    "spec.egress[0].to[0].ipBlock.except[0]",
+    "VAL-027"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [¦10.0.0.0/24]}}]}]}",
+    "spec.egress[0].to[0].ipBlock.except[0]",
+    "VAL-028"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [¦10.0.0.0/8]}}]}]}",
+    "spec.egress[0].to[0].ipBlock.except[0]",
+    "VAL-028"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [¦'::/0']}}]}]}",
+    "spec.egress[0].to[0].ipBlock.except[0]",
+    "VAL-028"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: ¦10.0.0.1/24}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-029"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: ¦010.0.0.0/8}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-029"
+)]
+#[case(
+    "{egress: [{to: [{ipBlock: {cidr: ¦'::ffff:10.0.0.0/104'}}]}]}",
+    "spec.egress[0].to[0].ipBlock.cidr",
+    "VAL-029"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [{key: a, operator: In, values: ¦[]}]}}",
+    "spec.podSelector.matchExpressions[0].values",
+    "VAL-030"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [¦{key: a, operator: NotIn}]}}",
+    "spec.podSelector.matchExpressions[0].values",
+    "VAL-030"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: ¦[b]}]}}",
+    "spec.podSelector.matchExpressions[0].values",
+    "VAL-031"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [{key: a, operator: ¦in, values: [b]}]}}",
+    "spec.podSelector.matchExpressions[0].operator",
+    "VAL-032"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [{key: a, operator: ¦Gt, values: ['1']}]}}",
+    "spec.podSelector.matchExpressions[0].operator",
+    "VAL-032"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [¦{key: a}]}}",
+    "spec.podSelector.matchExpressions[0].operator",
+    "VAL-032"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [{key: ¦a/b/c, operator: Exists}]}}",
+    "spec.podSelector.matchExpressions[0].key",
+    "VAL-033"
+)]
+#[case(
+    "{podSelector: {matchExpressions: [¦{operator: Exists}]}}",
+    "spec.podSelector.matchExpressions[0].key",
+    "VAL-033"
+)]
+#[case(
+    "{podSelector: {matchLabels: {¦A.b/-: c}}}",
+    "spec.podSelector.matchLabels[A.b/-]",
+    "VAL-033"
+)]
 #[case("{podSelector: {matchLabels: {a: ¦'b c'}}}", "spec.podSelector.matchLabels.a", "VAL-034")]
-#[case("{podSelector: {matchExpressions: [{key: a, operator: In, values: [¦-a]}]}}", "spec.podSelector.matchExpressions[0].values[0]", "VAL-034")]
+#[case(
+    "{podSelector: {matchExpressions: [{key: a, operator: In, values: [¦-a]}]}}",
+    "spec.podSelector.matchExpressions[0].values[0]",
+    "VAL-034"
+)]
 #[case("{ingress: [¦null]}", "spec.ingress[0]", "DEC-17")]
 #[case("{ingress: [{from: [¦~]}]}", "spec.ingress[0].from[0]", "DEC-17")]
 #[case("{ingress: [{ports: [¦null]}]}", "spec.ingress[0].ports[0]", "DEC-17")]
@@ -198,7 +334,11 @@ fn protocol(entry: &str) -> String {
 #[case("{tier: Admin, priority: ¦1001, subject: {namespaces: {}}}", "spec.priority", "VAL-C-02")]
 #[case("{tier: Admin, priority: ¦-1, subject: {namespaces: {}}}", "spec.priority", "VAL-C-02")]
 #[case("{tier: Admin, priority: 1, subject: ¦{}}", "spec.subject", "VAL-C-03")]
-#[case("{tier: Admin, priority: 1, subject: ¦{namespaces: {}, pods: {podSelector: {}}}}", "spec.subject", "VAL-C-03")]
+#[case(
+    "{tier: Admin, priority: 1, subject: ¦{namespaces: {}, pods: {podSelector: {}}}}",
+    "spec.subject",
+    "VAL-C-03"
+)]
 #[case("¦{tier: Admin, priority: 1}", "spec.subject", "VAL-C-03")]
 #[case(&egress("{action: Deny, to: [¦{}]}"), "spec.egress[0].to[0]", "VAL-C-03")]
 #[case(&egress("{action: Deny, to: [¦{namespaces: {}, nodes: {}}]}"), "spec.egress[0].to[0]", "VAL-C-03")]
@@ -219,16 +359,32 @@ fn protocol(entry: &str) -> String {
 #[case(&egress("{action: Deny, to: [{networks: [10.0.0.0/8, ¦10.0.0.0/8]}]}"), "spec.egress[0].to[0].networks[1]", "VAL-C-08")]
 #[case(&egress("{action: Accept, to: [{domainNames: [¦com]}]}"), "spec.egress[0].to[0].domainNames[0]", "VAL-C-08")]
 #[case(&egress("{action: Deny, to: [{networks: [10.0.0.0/8]}], protocols: [{destinationNamedPort: ¦web}]}"), "spec.egress[0].protocols[0].destinationNamedPort", "VAL-C-09")]
-#[case("{tier: Admin, priority: 1, subject: {namespaces: {matchExpressions: [{key: a, operator: ¦Is}]}}}", "spec.subject.namespaces.matchExpressions[0].operator", "VAL-C-10")]
-#[case("{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {a: ¦'b c'}}}}", "spec.subject.namespaces.matchLabels.a", "VAL-C-10")]
+#[case(
+    "{tier: Admin, priority: 1, subject: {namespaces: {matchExpressions: [{key: a, operator: ¦Is}]}}}",
+    "spec.subject.namespaces.matchExpressions[0].operator",
+    "VAL-C-10"
+)]
+#[case(
+    "{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {a: ¦'b c'}}}}",
+    "spec.subject.namespaces.matchLabels.a",
+    "VAL-C-10"
+)]
 #[case(&egress("{action: Deny, to: [{networks: [¦10.0.0.1/8]}]}"), "spec.egress[0].to[0].networks[0]", "VAL-C-11")]
-#[case("{tier: Admin, priority: 1, subject: {namespaces: {¦namespaceSelector: {}}}}", "spec.subject.namespaces.namespaceSelector", "VAL-C-12")]
+#[case(
+    "{tier: Admin, priority: 1, subject: {namespaces: {¦namespaceSelector: {}}}}",
+    "spec.subject.namespaces.namespaceSelector",
+    "VAL-C-12"
+)]
 #[case(&egress("{action: Deny, to: [{namespaces: {}}], ¦ports: []}"), "spec.egress[0].ports", "VAL-C-12")]
 #[case(&egress("{action: Pass, to: [{¦domainNames: [example.com]}]}"), "spec.egress[0].to[0].domainNames", "VAL-C-13")]
 #[case(&head("ingress: [{action: Deny, from: [{¦networks: [10.0.0.0/8]}]}]"), "spec.ingress[0].from[0].networks", "VAL-C-14")]
 #[case(&protocol("{destinationNamedPort: ¦''}"), "spec.egress[0].protocols[0].destinationNamedPort", "VAL-C-15")]
 #[case(&head("ingress: [¦null]"), "spec.ingress[0]", "DEC-17")]
-fn a_bad_cluster_network_policy_is_rejected(#[case] spec: &str, #[case] path: &str, #[case] id: &str) {
+fn a_bad_cluster_network_policy_is_rejected(
+    #[case] spec: &str,
+    #[case] path: &str,
+    #[case] id: &str,
+) {
     check_cluster_policy(spec, path, id);
 }
 
@@ -245,31 +401,93 @@ fn more_than_25_rules_peers_or_protocols_are_rejected() {
 }
 
 #[rstest]
-#[case::deny_in_old_words("Admin", "{priority: 1, subject: {namespaces: {}}, ingress: [{action: ¦Accept, from: [{namespaces: {}}]}]}", "spec.ingress[0].action", "VAL-C-01")]
-#[case::pass_in_baseline("BaselineAdmin", "{subject: {namespaces: {}}, ingress: [{action: ¦Pass, from: [{namespaces: {}}]}]}", "spec.ingress[0].action", "VAL-C-01")]
-#[case::priority_in_baseline("BaselineAdmin", "{¦priority: 1, subject: {namespaces: {}}}", "spec.priority", "VAL-C-12")]
-#[case::old_namespaces("Admin", "{priority: 1, subject: {namespaces: {¦namespaceSelector: {}}}}", "spec.subject.namespaces.namespaceSelector", "ANP-005")]
-#[case::pods_without_namespaces("Admin", "{priority: 1, subject: {pods: ¦{podSelector: {}}}}", "spec.subject.pods.namespaceSelector", "-")]
-#[case::missing_number("Admin", "{priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portNumber: ¦{protocol: UDP}}]}]}", "spec.ingress[0].ports[0].portNumber.port", "-")]
-fn a_bad_v1alpha1_policy_is_rejected(#[case] kind: &str, #[case] spec: &str, #[case] path: &str, #[case] id: &str) {
-    let head = format!("apiVersion: policy.networking.k8s.io/v1alpha1\nkind: {kind}NetworkPolicy\n");
+#[case::deny_in_old_words(
+    "Admin",
+    "{priority: 1, subject: {namespaces: {}}, ingress: [{action: ¦Accept, from: [{namespaces: {}}]}]}",
+    "spec.ingress[0].action",
+    "VAL-C-01"
+)]
+#[case::pass_in_baseline(
+    "BaselineAdmin",
+    "{subject: {namespaces: {}}, ingress: [{action: ¦Pass, from: [{namespaces: {}}]}]}",
+    "spec.ingress[0].action",
+    "VAL-C-01"
+)]
+#[case::priority_in_baseline(
+    "BaselineAdmin",
+    "{¦priority: 1, subject: {namespaces: {}}}",
+    "spec.priority",
+    "VAL-C-12"
+)]
+#[case::old_namespaces(
+    "Admin",
+    "{priority: 1, subject: {namespaces: {¦namespaceSelector: {}}}}",
+    "spec.subject.namespaces.namespaceSelector",
+    "ANP-005"
+)]
+#[case::pods_without_namespaces(
+    "Admin",
+    "{priority: 1, subject: {pods: ¦{podSelector: {}}}}",
+    "spec.subject.pods.namespaceSelector",
+    "-"
+)]
+#[case::missing_number(
+    "Admin",
+    "{priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portNumber: ¦{protocol: UDP}}]}]}",
+    "spec.ingress[0].ports[0].portNumber.port",
+    "-"
+)]
+fn a_bad_v1alpha1_policy_is_rejected(
+    #[case] kind: &str,
+    #[case] spec: &str,
+    #[case] path: &str,
+    #[case] id: &str,
+) {
+    let head =
+        format!("apiVersion: policy.networking.k8s.io/v1alpha1\nkind: {kind}NetworkPolicy\n");
     check(&format!("{head}metadata: {{name: default}}\nspec: {spec}"), path, id);
 }
 
 #[test]
 fn the_baseline_must_be_named_default() {
     let head = "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: BaselineAdminNetworkPolicy\n";
-    let errors = errors_of(&format!("{head}metadata: {{name: other}}\nspec: {{subject: {{namespaces: {{}}}}}}"));
+    let errors = errors_of(&format!(
+        "{head}metadata: {{name: other}}\nspec: {{subject: {{namespaces: {{}}}}}}"
+    ));
     assert_eq!(errors.errors[0].id(), Some("ANP-002"), "{errors}");
 }
 
 #[rstest]
 #[case::host_network("Pod", "v1", "{¦hostnetwork: true}", "spec.hostnetwork", "VAL-004")]
 #[case::host_network_text("Pod", "v1", "{hostNetwork: ¦'yes'}", "spec.hostNetwork", "VAL-006")]
-#[case::port_range("Pod", "v1", "{containers: [{ports: [{containerPort: ¦0}]}]}", "spec.containers[0].ports[0].containerPort", "VAL-023")]
-#[case::port_name("Pod", "v1", "{containers: [{ports: [{containerPort: 1, name: ¦Web}]}]}", "spec.containers[0].ports[0].name", "VAL-024")]
-#[case::protocol("Pod", "v1", "{containers: [{ports: [{containerPort: 1, protocol: ¦udp}]}]}", "spec.containers[0].ports[0].protocol", "VAL-022")]
-#[case::template("Deployment", "apps/v1", "{template: {metadata: {labels: {a: ¦1}}}}", "spec.template.metadata.labels.a", "VAL-006")]
+#[case::port_range(
+    "Pod",
+    "v1",
+    "{containers: [{ports: [{containerPort: ¦0}]}]}",
+    "spec.containers[0].ports[0].containerPort",
+    "VAL-023"
+)]
+#[case::port_name(
+    "Pod",
+    "v1",
+    "{containers: [{ports: [{containerPort: 1, name: ¦Web}]}]}",
+    "spec.containers[0].ports[0].name",
+    "VAL-024"
+)]
+#[case::protocol(
+    "Pod",
+    "v1",
+    "{containers: [{ports: [{containerPort: 1, protocol: ¦udp}]}]}",
+    "spec.containers[0].ports[0].protocol",
+    "VAL-022"
+)]
+#[case::template(
+    "Deployment",
+    "apps/v1",
+    "{template: {metadata: {labels: {a: ¦1}}}}",
+    "spec.template.metadata.labels.a",
+    "VAL-006"
+)]
 #[case::no_template("Deployment", "apps/v1", "¦{replicas: 1}", "spec.template", "-")]
 fn a_bad_pod_or_workload_is_rejected(
     #[case] kind: &str,
@@ -278,7 +496,13 @@ fn a_bad_pod_or_workload_is_rejected(
     #[case] path: &str,
     #[case] id: &str,
 ) {
-    check(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, namespace: ns}}\nspec: {spec}\n"), path, id);
+    check(
+        &format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, namespace: ns}}\nspec: {spec}\n"
+        ),
+        path,
+        id,
+    );
 }
 
 #[test]
