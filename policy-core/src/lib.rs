@@ -7,8 +7,8 @@
 //! ```
 //!
 //! This crate holds everything that can be said about policy without touching a kernel or an API server: the
-//! [`model`] of the objects, the  algebra of prefixes and ports, compile from
-//! objects to , the verdict of a flow, and the seam that a [`backend`] implements. It does no I/O, knows no clock
+//! [`model`] of the objects, the [`net`] algebra of prefixes and ports, [`compile()`](compile::compile) from
+//! objects to [`ir`], the verdict of a flow, and the seam that a [`backend`] implements. It does no I/O, knows no clock
 //! and keeps no map whose order could vary: equal input gives equal bytes.
 //!
 //! The ids in comments (NP-…, CNP-…, VAL-…, DEC-…) name the numbered statements in `docs/semantics.md`.
@@ -18,4 +18,13 @@
 
 extern crate alloc;
 
+pub mod addresses;
+pub mod backend;
+pub mod compile;
+
+pub mod explain;
+pub mod ir;
+
+pub mod matrix;
 pub mod model;
+pub mod net;

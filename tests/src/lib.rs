@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The exam for netpol: an independent oracle, generators of adversarial clusters, and workloads for benchmarks.
+
+extern crate alloc;
+
+pub mod generate;
+pub mod oracle;

@@ -182,7 +182,7 @@ impl ObjectMeta {
 /// Returns whether `text` is a DNS-1123 subdomain of at most 253 characters (VAL-002).
 #[must_use]
 pub fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(|label| is_dns_characters(label))
+    text.len() <= 253 && text.split('.').all(is_dns_characters)
 }
 
 /// Returns whether `text` is a DNS-1123 label of at most 63 characters.

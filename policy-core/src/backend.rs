@@ -1,0 +1,107 @@
+//! The seam: what a technology implements to enforce a [`Ruleset`].
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::error::Error;
+use core::fmt::{Debug, Display};
+
+use crate::ir::{Flow, Ruleset, Verdict};
+
+/// A technology that rulesets lower to. Pure: no kernel, no files.
+pub trait Backend {
+    /// The lowered output.
+    type Program: Program;
+
+    /// Lowers the whole ruleset, exactly or not at all.
+    ///
+    /// # Errors
+    /// Names what does not fit, with numbers. No rule is ever dropped or approximated.
+    fn lower(&self, ruleset: &Ruleset) -> Result<Self::Program, LowerError>;
+}
+
+/// Lowered output. `Display` is the text that the target's own tool would show or load.
+pub trait Program: Debug + Display {
+    /// Judges a flow as the target would, by a model of how the target evaluates.
+    ///
+    /// Says nothing of what the target takes care of itself: replies, related errors, neighbour discovery.
+    fn verdict(&self, flow: &Flow) -> Verdict;
+}
+
+/// The kernel's side of a backend. Synchronous and object-safe.
+pub trait Dataplane: Debug {
+    /// Makes it so, from whatever state is there: empty, ours, an older version of ours, damaged.
+    ///
+    /// # Errors
+    /// The previous ruleset stays in force; the error names our object and carries the cause.
+    fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError>;
+
+    /// Takes everything of ours back out. Idempotent.
+    ///
+    /// # Errors
+    /// Says what could not be removed.
+    fn remove(&mut self) -> Result<(), SyncError>;
+}
+
+/// Why a ruleset cannot be lowered.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LowerError {
+    /// The target has room for less.
+    #[error("{object} needs {needed} {unit}, but the target has room for {limit}")]
+    CapacityExceeded {
+        /// Which of our objects.
+        object: String,
+        /// How much it needs.
+        needed: usize,
+        /// How much there is room for.
+        limit: usize,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// The target cannot express something.
+    #[error("{object}: the target cannot express {what}")]
+    Unsupported {
+        /// Which of our objects.
+        object: String,
+        /// What it asks for.
+        what: &'static str,
+    },
+}
+
+/// Why a change was not applied. The previous ruleset is in force.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The ruleset does not lower.
+    #[error("the ruleset cannot be lowered")]
+    Lower(#[from] LowerError),
+    /// Something the target needs is not there: a kernel feature, a privilege, a program.
+    #[error("{what} is missing: {hint}")]
+    Missing {
+        /// What.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The target refused a change.
+    #[error("the kernel refused {object}")]
+    Refused {
+        /// Which of our objects.
+        object: String,
+        /// What it said.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
+}
+
+impl SyncError {
+    /// The target refused `object`, with the cause.
+    #[must_use]
+    pub fn refused(
+        object: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Refused { object: object.into(), source: Arc::from(source.into()) }
+    }
+}
