@@ -1,0 +1,393 @@
+//! A document as a tree of nodes that know where they were written.
+//!
+//! The reader is built on `saphyr-parser`: it is maintained, pure Rust and small, and hands out events with spans, so that
+//! keys, nulls and list entries keep their line and column and the typing of scalars stays ours. `serde-saphyr` and
+//! `serde_norway` give positions only through serde wrappers and decide scalar types themselves; `serde_yaml` is archived;
+//! `yaml-rust` is unmaintained; `libyaml` bindings bring C.
+
+use alloc::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use netpol_core::model::Position;
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
+
+use super::Limits;
+use super::error::Problem;
+use super::scalar::{Scalar, ScalarKind};
+
+/// A value of a document and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Node<'t> {
+    pub(super) position: Position,
+    pub(super) value: Value<'t>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Value<'t> {
+    Scalar(Scalar<'t>),
+    Sequence(Vec<Node<'t>>),
+    Mapping(Vec<Entry<'t>>),
+}
+
+/// A key of a mapping with its value.
+#[derive(Clone, Debug)]
+pub(super) struct Entry<'t> {
+    pub(super) key: Cow<'t, str>,
+    pub(super) key_kind: ScalarKind,
+    pub(super) key_position: Position,
+    pub(super) value: Node<'t>,
+}
+
+impl Node<'_> {
+    pub(super) const fn is_null(&self) -> bool {
+        matches!(self.value, Value::Scalar(Scalar { kind: ScalarKind::Null, .. }))
+    }
+
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.value, Value::Sequence(items) if items.is_empty())
+    }
+
+    fn size(&self) -> usize {
+        match &self.value {
+            Value::Scalar(_) => 1,
+            Value::Sequence(items) => items.iter().fold(1, |sum, item| sum + item.size()),
+            Value::Mapping(entries) => {
+                entries.iter().fold(1, |sum, entry| sum + entry.value.size())
+            }
+        }
+    }
+}
+
+/// One document of a stream.
+#[derive(Debug)]
+pub(super) struct Document<'t> {
+    /// From 1.
+    pub(super) number: u32,
+    pub(super) root: Node<'t>,
+    /// Whether some mapping has a key twice; the place is looked up when the object is known.
+    pub(super) has_duplicates: bool,
+}
+
+/// What keeps the rest of a stream from being read.
+#[derive(Debug)]
+pub(super) struct TreeError {
+    pub(super) document: u32,
+    pub(super) position: Position,
+    pub(super) problem: Problem,
+}
+
+/// The documents of a text, one tree at a time, so that memory follows the largest document and not the file.
+pub(super) struct Documents<'t> {
+    parser: Parser<'t, StrInput<'t>>,
+    limits: Limits,
+    number: u32,
+    ended: bool,
+}
+
+impl<'t> Documents<'t> {
+    pub(super) fn new(text: &'t str, limits: Limits) -> Self {
+        // A byte order mark is no part of the first key.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        Self { parser: Parser::new_from_str(text), limits, number: 0, ended: false }
+    }
+
+    fn next_event(&mut self) -> Result<(Event<'t>, Position), TreeError> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => Ok((event, position(span.start))),
+            Some(Err(error)) => Err(self.syntax(&error)),
+            None => Ok((Event::StreamEnd, Position::default())),
+        }
+    }
+
+    fn syntax(&self, error: &ScanError) -> TreeError {
+        let problem = Problem::Syntax(error.info().to_owned());
+        TreeError { document: self.number.max(1), position: position(*error.marker()), problem }
+    }
+
+    fn read_document(&mut self) -> Result<Document<'t>, TreeError> {
+        let mut builder = Builder::new(self.limits);
+        loop {
+            let (event, position) = self.next_event()?;
+            let done = builder.event(event, position);
+            let done =
+                done.map_err(|problem| TreeError { document: self.number, position, problem })?;
+            if let Some(root) = done {
+                return Ok(Document {
+                    number: self.number,
+                    root,
+                    has_duplicates: builder.has_duplicates,
+                });
+            }
+        }
+    }
+}
+
+impl<'t> Iterator for Documents<'t> {
+    type Item = Result<Document<'t>, TreeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            let result = match self.next_event() {
+                Ok((Event::DocumentStart(_), _)) => {
+                    self.number = self.number.saturating_add(1);
+                    self.read_document()
+                }
+                Ok((Event::StreamEnd, _)) => break,
+                Ok(_) => continue,
+                Err(error) => Err(error),
+            };
+            self.ended = result.is_err();
+            return Some(result);
+        }
+        self.ended = true;
+        None
+    }
+}
+
+fn position(marker: Marker) -> Position {
+    let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    Position { line: count(marker.line()), column: count(marker.col()).saturating_add(1) }
+}
+
+/// Puts the events of one document together, within limits.
+struct Builder<'t> {
+    limits: Limits,
+    open: Vec<Open<'t>>,
+    anchors: HashMap<usize, (Node<'t>, usize)>,
+    nodes: usize,
+    copied: usize,
+    has_duplicates: bool,
+}
+
+/// A collection whose end has not come yet.
+struct Open<'t> {
+    anchor: usize,
+    position: Position,
+    content: Content<'t>,
+}
+
+enum Content<'t> {
+    Sequence(Vec<Node<'t>>),
+    Mapping { entries: Vec<Entry<'t>>, key: Option<(Scalar<'t>, Position)>, merges: Vec<Node<'t>> },
+}
+
+impl<'t> Builder<'t> {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            nodes: 0,
+            copied: 0,
+            has_duplicates: false,
+        }
+    }
+
+    /// Takes an event; returns the root once it is complete.
+    fn event(&mut self, event: Event<'t>, position: Position) -> Result<Option<Node<'t>>, Problem> {
+        match event {
+            Event::Alias(id) => {
+                let node = self.alias(id, position)?;
+                self.complete(node, 0)
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let kind = scalar_kind(&text, style, tag.as_deref())?;
+                let position = self.scalar_position(&text, kind, position);
+                self.complete(
+                    Node { position, value: Value::Scalar(Scalar { text, kind }) },
+                    anchor,
+                )
+            }
+            Event::SequenceStart(anchor, tag) => {
+                collection_tag(tag.as_deref(), "seq")?;
+                self.push(Open { anchor, position, content: Content::Sequence(Vec::new()) })
+            }
+            Event::MappingStart(anchor, tag) => {
+                collection_tag(tag.as_deref(), "map")?;
+                let content =
+                    Content::Mapping { entries: Vec::new(), key: None, merges: Vec::new() };
+                self.push(Open { anchor, position, content })
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd => {
+                Err(Problem::Syntax("unexpected end of the document".to_owned()))
+            }
+        }
+    }
+
+    fn push(&mut self, open: Open<'t>) -> Result<Option<Node<'t>>, Problem> {
+        if self.open.len() >= self.limits.depth {
+            return Err(Problem::TooDeep { limit: self.limits.depth });
+        }
+        if let Some(Open { content: Content::Mapping { key: None, .. }, .. }) = self.open.last() {
+            return Err(Problem::Syntax("a mapping key must be a scalar".to_owned()));
+        }
+        self.open.push(open);
+        Ok(None)
+    }
+
+    fn close(&mut self) -> Result<Option<Node<'t>>, Problem> {
+        let Some(Open { anchor, position, content }) = self.open.pop() else {
+            return Err(Problem::Syntax("unexpected end of a collection".to_owned()));
+        };
+        let value = match content {
+            Content::Sequence(items) => Value::Sequence(items),
+            Content::Mapping { mut entries, merges, .. } => {
+                self.has_duplicates |= duplicate_keys(&entries).next().is_some();
+                for merge in merges {
+                    merge_into(&mut entries, merge)?;
+                }
+                Value::Mapping(entries)
+            }
+        };
+        self.complete(Node { position, value }, anchor)
+    }
+
+    /// Hands a finished node to the collection it belongs to, or out.
+    fn complete(&mut self, node: Node<'t>, anchor: usize) -> Result<Option<Node<'t>>, Problem> {
+        self.nodes += 1;
+        if self.nodes > self.limits.nodes {
+            return Err(Problem::TooManyNodes { limit: self.limits.nodes });
+        }
+        if anchor != 0 {
+            let size = node.size();
+            self.charge_copy(size)?;
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+        match self.open.last_mut() {
+            None => return Ok(Some(node)),
+            Some(Open { content: Content::Sequence(items), .. }) => items.push(node),
+            Some(Open { content: Content::Mapping { entries, key, merges }, .. }) => match key
+                .take()
+            {
+                None => match node.value {
+                    Value::Scalar(scalar) => *key = Some((scalar, node.position)),
+                    Value::Sequence(_) | Value::Mapping(_) => {
+                        return Err(Problem::Syntax("a mapping key must be a scalar".to_owned()));
+                    }
+                },
+                Some((scalar, _)) if scalar.text == "<<" && scalar.kind == ScalarKind::Text => {
+                    merges.push(node)
+                }
+                Some((scalar, key_position)) => {
+                    entries.push(Entry {
+                        key: scalar.text,
+                        key_kind: scalar.kind,
+                        key_position,
+                        value: node,
+                    });
+                }
+            },
+        }
+        Ok(None)
+    }
+
+    fn alias(&mut self, id: usize, position: Position) -> Result<Node<'t>, Problem> {
+        let Some(size) = self.anchors.get(&id).map(|(_, size)| *size) else {
+            let reason =
+                "the alias names an anchor that is not complete, or of an earlier document";
+            return Err(Problem::Syntax(reason.to_owned()));
+        };
+        self.charge_copy(size)?;
+        let node = self.anchors.get(&id).map(|(node, _)| node.clone());
+        node.map(|node| Node { position, ..node })
+            .ok_or_else(|| Problem::Syntax("unknown anchor".to_owned()))
+    }
+
+    /// Aliases copy; a document may not grow without bound by them ("billion laughs").
+    fn charge_copy(&mut self, size: usize) -> Result<(), Problem> {
+        self.copied = self.copied.saturating_add(size);
+        if self.copied > self.limits.copied_nodes {
+            return Err(Problem::TooManyAliases { limit: self.limits.copied_nodes });
+        }
+        Ok(())
+    }
+
+    /// A value that was left out stands where its key stands.
+    fn scalar_position(&self, text: &str, kind: ScalarKind, position: Position) -> Position {
+        match self.open.last() {
+            Some(Open {
+                content: Content::Mapping { key: Some((_, key_position)), .. }, ..
+            }) if text.is_empty() && kind == ScalarKind::Null => *key_position,
+            Some(_) | None => position,
+        }
+    }
+}
+
+/// Returns each entry whose key was there before, with the first one.
+pub(super) fn duplicate_keys<'n, 't>(
+    entries: &'n [Entry<'t>],
+) -> impl Iterator<Item = (&'n Entry<'t>, &'n Entry<'t>)> {
+    let mut seen: HashMap<&str, &Entry<'t>> = HashMap::new();
+    // Most mappings are tiny, where looking back is faster than hashing.
+    let small = entries.len() <= 12;
+    entries.iter().enumerate().filter_map(move |(index, entry)| {
+        let first = if small {
+            entries.iter().take(index).find(|earlier| earlier.key == entry.key)
+        } else {
+            seen.get(entry.key.as_ref()).copied().or_else(|| {
+                seen.insert(entry.key.as_ref(), entry);
+                None
+            })
+        };
+        first.map(|first| (first, entry))
+    })
+}
+
+/// Adds the entries of a merge key's value that the mapping does not give itself.
+fn merge_into<'t>(entries: &mut Vec<Entry<'t>>, source: Node<'t>) -> Result<(), Problem> {
+    let refuse =
+        || Problem::Syntax("the value of `<<` must be a mapping or a list of mappings".to_owned());
+    let sources = match source.value {
+        Value::Mapping(source) => vec![source],
+        Value::Sequence(items) => {
+            let mut sources = Vec::new();
+            for item in items {
+                let Value::Mapping(source) = item.value else { return Err(refuse()) };
+                sources.push(source);
+            }
+            sources
+        }
+        Value::Scalar(_) => return Err(refuse()),
+    };
+    let mut present: HashSet<String> = entries.iter().map(|entry| entry.key.to_string()).collect();
+    for entry in sources.into_iter().flatten() {
+        if present.insert(entry.key.to_string()) {
+            entries.push(entry);
+        }
+    }
+    Ok(())
+}
+
+const CORE_TAG: &str = "tag:yaml.org,2002:";
+
+fn scalar_kind(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<ScalarKind, Problem> {
+    let Some(tag) = tag else {
+        return Ok(if style == ScalarStyle::Plain {
+            ScalarKind::of_plain(text)
+        } else {
+            ScalarKind::Text
+        });
+    };
+    let plain = ScalarKind::of_plain(text);
+    match (tag.handle.as_str(), tag.suffix.as_str(), plain) {
+        (CORE_TAG, "str", _) => Ok(ScalarKind::Text),
+        (CORE_TAG, "int", ScalarKind::Integer(_))
+        | (CORE_TAG, "bool", ScalarKind::Boolean(_))
+        | (CORE_TAG, "null", ScalarKind::Null) => Ok(plain),
+        (_, _, _) => Err(Problem::UnsupportedTag(tag.to_string())),
+    }
+}
+
+fn collection_tag(tag: Option<&Tag>, expected: &str) -> Result<(), Problem> {
+    match tag {
+        Some(tag) if tag.handle != CORE_TAG || tag.suffix != expected => {
+            Err(Problem::UnsupportedTag(tag.to_string()))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
