@@ -22,7 +22,9 @@ pub mod addresses;
 pub mod backend;
 pub mod compile;
 
+pub mod explain;
 pub mod ir;
 
+pub mod matrix;
 pub mod model;
 pub mod net;

@@ -179,7 +179,7 @@ impl Block<'_> {
         };
         let numbers = match &rule.protocols {
             Field::Absent | Field::Null => Ports::Any, // CNP-052
-            Field::Given(ports) if !ports.contains(&ClusterPort::Unknown) => {
+            Field::Given(ports) if !ports.is_empty() && !ports.contains(&ClusterPort::Unknown) => {
                 let ranges = ports.iter().filter_map(|port| match port {
                     ClusterPort::Range(protocol, low, high) => {
                         Some((*protocol, low.get(), high.get()))
@@ -191,7 +191,7 @@ impl Block<'_> {
                     resolved.iter().fold(numbers, |numbers, more| numbers.union(more)),
                 ))
             }
-            // Ports that cannot be read fail closed as peers do (CNP-041).
+            // Ports that cannot be read, or cannot be (VAL-C-04), fail closed as peers do (CNP-041).
             Field::Given(_) | Field::Unreadable => {
                 let origin = self.origin(position, None);
                 if action == Action::Accept {
@@ -207,7 +207,7 @@ impl Block<'_> {
         };
         let mut ends: Vec<(u32, Ends)> = Vec::new();
         for (peer, destination) in (0_u32..).zip(rule.peers.iter().map(|peer| &peer.destination)) {
-            match self.ends(destination) {
+            match self.ends(destination, action) {
                 Readable::Ends(more) => ends.push((peer, more)),
                 Readable::Nothing => {
                     context.report(Diagnostic::DomainNames(self.origin(position, Some(peer))));
@@ -216,6 +216,7 @@ impl Block<'_> {
                     let origin = self.origin(position, Some(peer));
                     context
                         .report(Diagnostic::Unreadable { origin, effect: Effect::MatchesNothing });
+                    return; // CNP-041: not only this peer but the whole rule.
                 }
                 Readable::No => {
                     // CNP-041: a Deny or Pass rule that cannot be read denies everything of its direction.
@@ -252,7 +253,7 @@ impl Block<'_> {
         }
     }
 
-    fn ends(&self, destination: &ClusterDestination) -> Readable {
+    fn ends(&self, destination: &ClusterDestination, action: Action) -> Readable {
         let egress = self.direction == Direction::Egress;
         let ends = match destination {
             ClusterDestination::Namespaces(selector) => readable(selector).map(|namespaces| {
@@ -266,7 +267,10 @@ impl Block<'_> {
             ClusterDestination::Networks(cidrs) if egress => {
                 Some(Ends::Networks(PrefixSet::from_cidrs(cidrs)))
             }
-            ClusterDestination::DomainNames(_) if egress => return Readable::Nothing,
+            // DEC-13: names stand under Accept only; under another action they are a peer nobody can read.
+            ClusterDestination::DomainNames(_) if egress && action == Action::Accept => {
+                return Readable::Nothing;
+            }
             ClusterDestination::Nodes(_)
             | ClusterDestination::Networks(_)
             | ClusterDestination::DomainNames(_)
