@@ -7,6 +7,7 @@ mod admit;
 mod cluster_network_policy;
 mod cluster_port;
 mod collect;
+mod contradiction;
 mod decode;
 mod error;
 mod files;
@@ -25,6 +26,7 @@ mod service;
 mod tree;
 mod workload;
 mod write;
+mod yaml;
 
 use netpol_core::model::Cluster;
 

@@ -11,7 +11,7 @@ fn the_tutorial_reads_without_an_error() {
     };
     let cluster = manifests.cluster;
     assert_eq!(cluster.network_policies.len(), 3);
-    assert_eq!(cluster.services.len(), 11);
+    assert_eq!(cluster.services.len(), 12);
     assert_eq!(cluster.ingresses.len(), 2);
     assert_eq!(cluster.endpoints.len(), 1);
     assert_eq!(cluster.pods.len(), 6);

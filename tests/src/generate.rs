@@ -9,6 +9,7 @@
     reason = "plain inputs that suites write as literals and take apart"
 )]
 
+mod campaign;
 mod cluster_network_policy;
 mod flows;
 mod network_policy;
@@ -23,6 +24,7 @@ use alloc::vec::Vec;
 use netpol_core::ir::{Flow, OtherProtocols, OwnNodeEgress, Settings};
 use netpol_core::model::Cluster;
 
+pub use campaign::{Campaign, Failure, NotANumber, Report};
 pub use random::Random;
 pub use shrink::{reductions, shrink};
 pub use strategy::{CaseTree, Cases, cases};
@@ -67,8 +69,8 @@ impl Default for Shape {
     fn default() -> Self {
         Self {
             pods: 12,
-            network_policies: 6,
-            cluster_network_policies: 5,
+            network_policies: 8,
+            cluster_network_policies: 6,
             flows: 400,
             oddities: Oddities::Valid,
         }

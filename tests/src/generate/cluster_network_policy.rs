@@ -16,7 +16,9 @@ use super::vocabulary::{
 use super::{Oddities, Random, Shape};
 
 pub(super) fn policies(random: &mut Random, cluster: &mut Cluster, shape: Shape) {
-    for index in 0..random.between(0, shape.cluster_network_policies) {
+    for index in
+        0..random.between(shape.cluster_network_policies / 4, shape.cluster_network_policies)
+    {
         let mut meta = ObjectMeta::new("", "", labels(random));
         // Names that sort against the order of creation.
         let letter = random.pick(["m", "a", "z"]);

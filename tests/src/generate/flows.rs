@@ -18,6 +18,10 @@ use super::vocabulary::external_address;
 struct Interesting {
     /// Addresses of pods, by pod, of whatever phase.
     pods: Vec<Vec<IpAddr>>,
+    /// Of those, the ones that policy looks at.
+    policed: Vec<Vec<IpAddr>>,
+    /// Addresses of a policed pod and of its own node, by family.
+    homes: [Vec<(IpAddr, IpAddr)>; 2],
     /// Addresses of nodes, edges of CIDRs and one step beyond them.
     others: [Vec<IpAddr>; 2],
     /// Ports of containers and edges of port ranges, and one step beyond.
@@ -32,6 +36,21 @@ pub(super) fn flows(random: &mut Random, cluster: &Cluster, count: usize) -> Vec
 impl Interesting {
     fn of(cluster: &Cluster) -> Self {
         let pods = cluster.pods.values().map(|pod| pod.addresses.clone()).collect();
+        let policed = cluster.pods.values().filter(|pod| pod.is_policed());
+        let policed = policed.map(|pod| pod.addresses.clone()).collect();
+        let mut homes = [Vec::new(), Vec::new()];
+        for pod in cluster.pods.values().filter(|pod| pod.is_policed()) {
+            let node = pod.node.as_ref().and_then(|name| cluster.nodes.get(name));
+            for (pod, node) in node.into_iter().flat_map(|node| {
+                pod.addresses.iter().flat_map(|pod| node.addresses.iter().map(|node| (*pod, *node)))
+            }) {
+                match (pod, node) {
+                    (IpAddr::V4(_), IpAddr::V4(_)) => homes[0].push((pod, node)),
+                    (IpAddr::V6(_), IpAddr::V6(_)) => homes[1].push((pod, node)),
+                    (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
+                }
+            }
+        }
         let mut addresses: BTreeSet<IpAddr> =
             cluster.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
         let mut ports = BTreeSet::from([0, 1, 80, 65535]);
@@ -64,19 +83,28 @@ impl Interesting {
             }
         }
         let (v4, v6) = addresses.into_iter().partition(IpAddr::is_ipv4);
-        Self { pods, others: [v4, v6], ports: ports.into_iter().collect() }
+        Self { pods, policed, homes, others: [v4, v6], ports: ports.into_iter().collect() }
     }
 
     fn flow(&self, random: &mut Random) -> Flow {
         let family = random.below(2);
         let mut ends = [self.end(random, family), self.end(random, family)];
-        if random.one_in(12) {
+        if random.one_in(20) {
             // The same pod at both ends, by the same address or by another of its own.
-            let mut both = random.pick_from(&self.pods).cloned().unwrap_or_default();
+            let mut both = random.pick_from(&self.policed).cloned().unwrap_or_default();
             both.retain(|address| address.is_ipv4() == (family == 0));
             for end in &mut ends {
                 *end = random.pick_from(&both).copied().unwrap_or(*end);
             }
+        }
+        if random.one_in(12)
+            && let Some((pod, node)) =
+                self.homes.get(family).and_then(|list| random.pick_from(list))
+        {
+            ends = [*pod, *node];
+        }
+        if random.one_in(2) {
+            ends.reverse();
         }
         let [source, destination] = ends;
         let dialled = random.pick([Dialled::Address, Dialled::Address, Dialled::Service]);
@@ -86,7 +114,8 @@ impl Interesting {
     fn end(&self, random: &mut Random, family: usize) -> IpAddr {
         let wanted = |address: &&IpAddr| address.is_ipv4() == (family == 0);
         let of_pod = |random: &mut Random| {
-            let pod = random.pick_from(&self.pods)?;
+            let pods = if random.one_in(10) { &self.pods } else { &self.policed };
+            let pod = random.pick_from(pods)?;
             let addresses: Vec<IpAddr> = pod.iter().filter(wanted).copied().collect();
             random.pick_from(&addresses).copied()
         };
@@ -94,10 +123,10 @@ impl Interesting {
             let list = self.others.get(family)?;
             random.pick_from(list).copied()
         };
-        let found = match random.below(8) {
+        let found = match random.below(10) {
             0 => None,
             1 | 2 => other(random),
-            _ => of_pod(random).or_else(|| of_pod(random)).or_else(|| of_pod(random)),
+            _ => (0..4).find_map(|_| of_pod(random)),
         };
         found.unwrap_or_else(|| external_address(random, family))
     }

@@ -20,7 +20,7 @@ pub(super) fn policies(
     namespaces: &[&str],
     shape: Shape,
 ) {
-    for index in 0..random.between(0, shape.network_policies) {
+    for index in 0..random.between(shape.network_policies / 4, shape.network_policies) {
         let Some(namespace) = random.pick_from(namespaces) else { return };
         let meta = ObjectMeta::new(namespace, &format!("p{index}"), labels(random));
         let policy = policy(random, meta, shape.oddities);

@@ -53,7 +53,7 @@ pub(super) fn nodes(random: &mut Random, cluster: &mut Cluster) {
 
 pub(super) fn pods(random: &mut Random, cluster: &mut Cluster, namespaces: &[&str], shape: Shape) {
     let mut taken: Vec<IpAddr> = Vec::new();
-    for _ in 0..random.between(1, shape.pods.max(1)) {
+    for _ in 0..random.between(shape.pods / 3, shape.pods).max(1) {
         let Some(namespace) = random.pick_from(namespaces) else { return };
         let name = random.pick(POD_NAMES);
         let meta = ObjectMeta {
@@ -64,10 +64,10 @@ pub(super) fn pods(random: &mut Random, cluster: &mut Cluster, namespaces: &[&st
         };
         let node: Option<Arc<str>> = match random.below(12) {
             0 => None,
-            1 => Some("ghost".into()),
+            1 if random.one_in(3) => Some("ghost".into()),
             _ => Some(random.pick(NODE_NAMES).into()),
         };
-        let host_network = random.one_in(8);
+        let host_network = random.one_in(12);
         let node_addresses = node
             .as_ref()
             .and_then(|name| cluster.nodes.get(name))
@@ -84,6 +84,10 @@ pub(super) fn pods(random: &mut Random, cluster: &mut Cluster, namespaces: &[&st
             node,
             host_network,
             phase: random.pick([
+                Phase::Running,
+                Phase::Running,
+                Phase::Running,
+                Phase::Running,
                 Phase::Running,
                 Phase::Running,
                 Phase::Running,

@@ -8,6 +8,7 @@ use netpol_core::model::{
     Cluster, ClusterDestination, ClusterNetworkPolicy, ClusterPeer, ClusterRule, ClusterSubject,
     Container, Field, IpBlock, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
     NamespacedPods, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule, Node, Phase, Pod,
+    PolicyPort, Requirement,
 };
 
 use super::Case;
@@ -205,7 +206,7 @@ fn selector(selector: &LabelSelector) -> Vec<LabelSelector> {
     parts!(
         selector,
         match_labels by |field| optional(field, |pairs| entries(pairs, nothing)),
-        match_expressions by |field| optional(field, |list: &Vec<_>| items(list, |requirement| {
+        match_expressions by |field| optional(field, |list: &Vec<_>| items(list, |requirement: &Requirement| {
             parts!(requirement, values by |values: &Vec<_>| {
                 // In and NotIn keep a value (VAL-030).
                 if values.len() > 1 { items(values, nothing) } else { Vec::new() }
@@ -230,7 +231,7 @@ fn rule(rule: &NetworkPolicyRule) -> Vec<NetworkPolicyRule> {
     parts!(
         rule,
         peers by |field| optional(field, |peers: &Vec<_>| items(peers, peer)),
-        ports by |field| optional(field, |ports: &Vec<_>| items(ports, |port| parts!(
+        ports by |field| optional(field, |ports: &Vec<_>| items(ports, |port: &PolicyPort| parts!(
             port,
             protocol by |field| optional(field, nothing),
             port by |field| optional(field, nothing),

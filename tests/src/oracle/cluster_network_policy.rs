@@ -71,24 +71,29 @@ enum Outcome {
     Pass,
 }
 
-/// What one rule says: its action if a peer and a protocol entry match (CNP-022), and where a part of it is unknown,
-/// what is closed: Accept matches nothing, Deny and Pass deny the whole direction (CNP-041).
+/// What one rule says: its action if a peer and a protocol entry match (CNP-022).
+///
+/// What is unknown fails closed. With an unknown peer, an Accept rule matches nothing, and a Deny or Pass rule denies
+/// its whole direction (CNP-041). With an unknown protocol entry likewise, but the peers that are known still say whom
+/// it is about.
 fn outcome(rule: &ClusterRule, traffic: Traffic<'_>) -> Outcome {
-    if has_unknown_part(rule, traffic.direction) {
-        return match rule.action {
-            ClusterAction::Accept => Outcome::NoMatch,
-            ClusterAction::Deny | ClusterAction::Pass => Outcome::Deny,
-        };
-    }
-    let peer = rule.peers.iter().any(|peer| peer_matches(&peer.destination, traffic));
-    let port = match &rule.protocols {
-        Field::Absent | Field::Null => true, // CNP-052
-        Field::Given(ports) => {
-            ports.is_empty() || ports.iter().any(|port| port_matches(port, traffic))
-        }
-        Field::Unreadable => false,
+    let closed = match rule.action {
+        ClusterAction::Accept => Outcome::NoMatch,
+        ClusterAction::Deny | ClusterAction::Pass => Outcome::Deny,
     };
-    match (peer && port, rule.action) {
+    if rule.peers.iter().any(|peer| is_unknown(&peer.destination, rule.action, traffic.direction)) {
+        return closed;
+    }
+    if !rule.peers.iter().any(|peer| peer_matches(&peer.destination, traffic)) {
+        return Outcome::NoMatch;
+    }
+    let matches = match &rule.protocols {
+        Field::Absent | Field::Null => true, // CNP-052
+        Field::Unreadable => return closed,
+        Field::Given(ports) if ports.contains(&ClusterPort::Unknown) => return closed,
+        Field::Given(ports) => ports.iter().any(|port| port_matches(port, traffic)),
+    };
+    match (matches, rule.action) {
         (false, _) => Outcome::NoMatch,
         (true, ClusterAction::Accept) => Outcome::Accept,
         (true, ClusterAction::Deny) => Outcome::Deny,
@@ -96,12 +101,12 @@ fn outcome(rule: &ClusterRule, traffic: Traffic<'_>) -> Outcome {
     }
 }
 
-/// Whether some peer or protocol entry is of a kind this version does not know or cannot read.
-fn has_unknown_part(rule: &ClusterRule, direction: Direction) -> bool {
+/// Whether a peer is of a kind this version does not know here, or cannot read.
+fn is_unknown(peer: &ClusterDestination, action: ClusterAction, direction: Direction) -> bool {
     let unreadable =
         |selector: &LabelSelector| select(selector, &Labels::default()) == Selects::Unreadable;
     let egress = direction == Direction::Egress;
-    rule.peers.iter().any(|peer| match &peer.destination {
+    match peer {
         ClusterDestination::Namespaces(selector) => unreadable(selector),
         ClusterDestination::Pods(both) => {
             unreadable(&both.pod_selector)
@@ -115,12 +120,8 @@ fn has_unknown_part(rule: &ClusterRule, direction: Direction) -> bool {
         ClusterDestination::Nodes(selector) => !egress || unreadable(selector),
         ClusterDestination::Networks(_) => !egress,
         // DEC-13: only Accept may name domains.
-        ClusterDestination::DomainNames(_) => !egress || rule.action != ClusterAction::Accept,
+        ClusterDestination::DomainNames(_) => !egress || action != ClusterAction::Accept,
         ClusterDestination::Unknown => true,
-    }) || match &rule.protocols {
-        Field::Absent | Field::Null => false,
-        Field::Given(ports) => ports.contains(&ClusterPort::Unknown),
-        Field::Unreadable => true,
     }
 }
 
