@@ -97,7 +97,7 @@ fn judge(case: &Case) -> Vec<String> {
 
 fn reasons(decision: &Decision) -> String {
     let side = |direction, decision: &netpol_core::ir::SideDecision| {
-        format!("{direction}: {}, {}", decision.verdict, decision.reason)
+        format!("{direction} {}, {}", decision.verdict, decision.reason)
     };
     format!("{}; {}", side("egress", &decision.egress), side("ingress", &decision.ingress))
 }
