@@ -8,7 +8,9 @@ use anyhow::{Context as _, bail};
 use netpol_core::addresses::{AddressPlan, Assigned, assign};
 use netpol_core::ir;
 use netpol_core::model::Cluster;
-use netpol_k8s::manifest::{HostBits, Manifests, Note, ReadErrors, ReadOptions, Remark, Severity, read_paths};
+use netpol_k8s::manifest::{
+    HostBits, Manifests, Note, ReadErrors, ReadOptions, Remark, Severity, read_paths,
+};
 
 use crate::cli::{EvaluationArgs, InputArgs, OtherProtocols, OwnNodeEgress};
 use crate::output::progress::Progress;
@@ -85,7 +87,9 @@ impl Input {
             .iter()
             .filter(|pod| {
                 let pod = self.cluster.pods.get(pod);
-                pod.is_some_and(|pod| pod.addresses.iter().any(|address| self.is_stand_in(*address)))
+                pod.is_some_and(|pod| {
+                    pod.addresses.iter().any(|address| self.is_stand_in(*address))
+                })
             })
             .count();
         let given = self.assigned.pods.len() - stand_ins;
@@ -96,7 +100,9 @@ impl Input {
             ));
         }
         if given > 0 {
-            remarks.push(format!("{given} pods have no address in the manifests and got one from --pod-cidr"));
+            remarks.push(format!(
+                "{given} pods have no address in the manifests and got one from --pod-cidr"
+            ));
         }
         if !self.assigned.nodes.is_empty() {
             let names = list(self.assigned.nodes.iter().map(|name| name.as_ref()));
@@ -168,9 +174,12 @@ fn summary(notes: &[Note]) -> Vec<String> {
     }
     if !skipped.is_empty() {
         let count: usize = skipped.values().sum();
-        let kinds: Vec<String> = skipped.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+        let kinds: Vec<String> =
+            skipped.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
         let kinds = list(kinds.iter().map(String::as_str));
-        lines.push(format!("skipped {count} objects that say nothing about network policy: {kinds} (OFF-005)"));
+        lines.push(format!(
+            "skipped {count} objects that say nothing about network policy: {kinds} (OFF-005)"
+        ));
     }
     lines
 }

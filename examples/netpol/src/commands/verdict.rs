@@ -53,7 +53,9 @@ pub(crate) fn run(session: Session, args: &VerdictArgs) -> anyhow::Result<Outcom
     }
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
-        TextOrJson::Text => report::text(&mut out, session.style, &input, &compiled.ruleset, &judged)?,
+        TextOrJson::Text => {
+            report::text(&mut out, session.style, &input, &compiled.ruleset, &judged)?
+        }
         TextOrJson::Json => report::json(&mut out, &input, &compiled.ruleset, &judged)?,
     }
     out.flush()?;
@@ -86,7 +88,9 @@ pub(crate) fn flows(
     if let Some(file) = file {
         let text = if file == "-" {
             if manifests.iter().any(|path| path == "-") {
-                bail!("`-f -` and `--flows -` both read standard input; give one of them as a file");
+                bail!(
+                    "`-f -` and `--flows -` both read standard input; give one of them as a file"
+                );
             }
             let mut text = String::new();
             io::stdin().lock().read_to_string(&mut text).context("flows on standard input")?;
@@ -100,7 +104,9 @@ pub(crate) fn flows(
         texts.extend(flows.map(|(number, line)| (format!("{file}:{number}: "), line.to_owned())));
     }
     if texts.is_empty() {
-        bail!("no flow to judge; give one with --flow 'namespace/pod -> namespace/pod:80', or a file with --flows");
+        bail!(
+            "no flow to judge; give one with --flow 'namespace/pod -> namespace/pod:80', or a file with --flows"
+        );
     }
     let mut given = Vec::with_capacity(texts.len());
     let mut errors = Vec::new();

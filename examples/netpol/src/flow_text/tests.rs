@@ -28,7 +28,12 @@ fn protocol_defaults_to_tcp_later_and_is_kept_when_written() {
     check("x/a -> y/b:80 TCP", &a, &b, &ServiceText::Port(80, Some(Protocol::Tcp)));
     check("x/a -> y/b:80/6", &a, &b, &ServiceText::Port(80, Some(Protocol::Tcp)));
     check("x/a -> y/b:http-alt", &a, &b, &ServiceText::Name("http-alt".into(), None));
-    check("x/a-1->y/b:dns/UDP", &pod("x", "a-1"), &b, &ServiceText::Name("dns".into(), Some(Protocol::Udp)));
+    check(
+        "x/a-1->y/b:dns/UDP",
+        &pod("x", "a-1"),
+        &b,
+        &ServiceText::Name("dns".into(), Some(Protocol::Udp)),
+    );
 }
 
 #[test]
