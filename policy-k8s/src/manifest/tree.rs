@@ -6,10 +6,13 @@
 //! `yaml-rust` is unmaintained; `libyaml` bindings bring C.
 
 use alloc::borrow::Cow;
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::str::Chars;
 use std::collections::{HashMap, HashSet};
 
 use netpol_core::model::Position;
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
+use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
 
 use super::Limits;
 use super::error::Problem;
@@ -86,10 +89,31 @@ pub(super) struct Documents<'t> {
 }
 
 /// Where the events of a text come from.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Events<'t> {
     Json(JsonEvents<'t>),
     Yaml(Parser<'t, StrInput<'t>>),
+    Metered(Parser<'t, BufferedInput<Metered<'t>>>, Budget),
+}
+
+/// How many characters the parser may still take before it has to come out with an event.
+type Budget = Rc<Cell<usize>>;
+
+/// The characters of a large text. Inside brackets the parser keeps every token until it knows that the collection is no
+/// key, hundreds of bytes for each; the end of the budget looks like the end of the text to it.
+struct Metered<'t> {
+    characters: Chars<'t>,
+    budget: Budget,
+}
+
+impl Iterator for Metered<'_> {
+    type Item = char;
+
+    fn next(&mut self) -> Option<char> {
+        let left = self.budget.get().checked_sub(1)?;
+        let next = self.characters.next()?;
+        self.budget.set(left);
+        Some(next)
+    }
 }
 
 impl<'t> Documents<'t> {
@@ -98,15 +122,31 @@ impl<'t> Documents<'t> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let events = if is_json(text) {
             Events::Json(JsonEvents::new(text))
-        } else {
+        } else if text.len() <= limits.flow_characters {
             Events::Yaml(Parser::new_from_str(text))
+        } else {
+            let budget = Budget::new(Cell::new(limits.flow_characters));
+            let input = Metered { characters: text.chars(), budget: budget.clone() };
+            Events::Metered(Parser::new_from_iter(input), budget)
         };
         Self { events, limits, number: 0, ended: false }
     }
 
     fn next_event(&mut self) -> Result<(Event<'t>, Position), TreeError> {
-        let parser = match &mut self.events {
-            Events::Yaml(parser) => parser,
+        let limit = self.limits.flow_characters;
+        let next = match &mut self.events {
+            Events::Yaml(parser) => parser.next_event(),
+            Events::Metered(parser, budget) => {
+                let next = parser.next_event();
+                if budget.replace(limit) == 0 {
+                    let position = next
+                        .and_then(Result::ok)
+                        .map_or_else(Position::default, |(_, span)| position(span.start));
+                    let problem = Problem::FlowTooLarge { limit };
+                    return Err(TreeError { document: self.number, position, problem });
+                }
+                next
+            }
             Events::Json(events) => {
                 return events.next_event().map_err(|NotJson| {
                     let problem = Problem::Syntax("neither JSON nor YAML".to_owned());
@@ -114,7 +154,7 @@ impl<'t> Documents<'t> {
                 });
             }
         };
-        match parser.next_event() {
+        match next {
             Some(Ok((event, span))) => Ok((event, position(span.start))),
             Some(Err(error)) => Err(self.syntax(&error)),
             None => Ok((Event::StreamEnd, Position::default())),
