@@ -1,0 +1,138 @@
+//! The kernel's own listing says what we meant, whatever was there before.
+//!
+//! Every test works in a network namespace of its own, which ends with the test's thread. Without the privilege for that
+//! the tests say loudly that they did not run; with `NETPOL_REQUIRE_KERNEL=1` they fail.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "test support")]
+
+extern crate alloc;
+
+#[path = "../src/apply/listing.rs"]
+mod listing;
+#[path = "support/rulesets.rs"]
+mod rulesets;
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use listing::Listing;
+use netpol_core::backend::{Backend as _, Dataplane as _};
+use netpol_core::ir::Ruleset;
+use netpol_nft::{Nft, NftDataplane};
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::TestRunner;
+
+/// Runs a test in a fresh network namespace, on a thread of its own that takes the namespace with it.
+fn in_namespace(test: fn()) {
+    let run = std::thread::spawn(move || {
+        // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
+        #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
+        let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        if entered {
+            test();
+        }
+        entered
+    });
+    match run.join() {
+        Ok(true) => {}
+        Ok(false)
+            if std::env::var_os("NETPOL_REQUIRE_KERNEL").is_some_and(|value| value == "1") =>
+        {
+            panic!("no privilege to make a network namespace, and NETPOL_REQUIRE_KERNEL=1")
+        }
+        Ok(false) => eprintln!("NOT RUN: no privilege to make a network namespace"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn nft(arguments: &[&str], stdin: &str) -> String {
+    let mut child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "nft {arguments:?}: {said}\n{stdin}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn assert_in_kernel(ruleset: &Ruleset) {
+    let script = Nft::default().lower(ruleset).unwrap().to_string();
+    let there = nft(&["list", "table", "inet", "netpol"], "");
+    assert!(Listing::parse(&there) == Listing::parse(&script), "meant:\n{script}\nthere:\n{there}");
+}
+
+fn samples(count: usize) -> Vec<Ruleset> {
+    let mut runner = TestRunner::deterministic();
+    let strategy = rulesets::rulesets();
+    (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
+}
+
+#[test]
+fn nft_loads_the_text_and_lists_the_same() {
+    in_namespace(|| {
+        for ruleset in samples(32) {
+            nft(&["-f", "-"], &Nft::default().lower(&ruleset).unwrap().to_string());
+            assert_in_kernel(&ruleset);
+            nft(&["delete", "table", "inet", "netpol"], "");
+        }
+    });
+}
+
+#[test]
+fn sync_leads_from_any_ruleset_to_any_other() {
+    in_namespace(|| {
+        let mut dataplane = NftDataplane::new();
+        for ruleset in samples(32) {
+            dataplane.sync(&ruleset).unwrap();
+            assert_in_kernel(&ruleset);
+        }
+    });
+}
+
+#[test]
+fn sync_repairs_what_others_damaged() {
+    in_namespace(|| {
+        let mut dataplane = NftDataplane::new();
+        let ruleset = samples(1).remove(0);
+        let set = "add set inet netpol egress-guard-4 { type ipv6_addr; }";
+        for damage in [
+            "flush chain inet netpol forward",
+            "delete table inet netpol",
+            "flush table inet netpol",
+            "flush map inet netpol egress-4",
+            "insert rule inet netpol to-pods accept",
+            "add chain inet netpol foreign\nadd rule inet netpol foreign accept",
+            "add element inet netpol egress-guard-4 { 9.9.9.9 }",
+            &format!("delete table inet netpol\ntable inet netpol\n{set}"),
+            "delete table inet netpol\ntable inet netpol { chain forward { type filter hook output priority 7; }\n }",
+        ] {
+            dataplane.sync(&ruleset).unwrap();
+            nft(&["-f", "-"], damage);
+            dataplane.sync(&ruleset).unwrap();
+            assert_in_kernel(&ruleset);
+        }
+    });
+}
+
+#[test]
+fn remove_leaves_nothing_of_ours_and_everything_of_others() {
+    in_namespace(|| {
+        nft(&["-f", "-"], "table inet other { chain c { drop\n }\n }");
+        let others = nft(&["list", "ruleset"], "");
+        let mut dataplane = NftDataplane::new();
+        dataplane.remove().unwrap();
+        for ruleset in samples(2) {
+            dataplane.sync(&ruleset).unwrap();
+        }
+        dataplane.remove().unwrap();
+        assert_eq!(nft(&["list", "ruleset"], ""), others);
+        dataplane.remove().unwrap();
+        assert_eq!(nft(&["list", "ruleset"], ""), others);
+    });
+}
