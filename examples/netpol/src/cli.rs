@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use netpol_core::model::Cidr;
+use netpol_core::model::{Cidr, Protocol};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -36,6 +36,16 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// Finishes what a grammar of options cannot say.
+    pub(crate) fn sort_out(&mut self) {
+        match &mut self.command {
+            Command::Explain(args) => args.sort_out(),
+            Command::Check(_) | Command::Compile(_) | Command::Matrix(_) | Command::Verdict(_) => {}
+        }
+    }
+}
+
 /// `kubectl netpol` where kubectl runs us, so that usage texts can be copied.
 fn bin_name() -> &'static str {
     let kubectl = std::env::args_os().next().is_some_and(|name| {
@@ -48,6 +58,10 @@ fn bin_name() -> &'static str {
 pub(crate) enum Command {
     /// Judge flows: allowed or denied, on both sides, and which rule decided.
     Verdict(VerdictArgs),
+    /// Explain flows: every policy that selects an end, which rule decided, and what came nearest to a denied flow.
+    Explain(ExplainArgs),
+    /// Show who reaches whom, and on which ports.
+    Matrix(MatrixArgs),
     /// Check manifests: everything that is wrong with them, and everything that may not mean what it seems to.
     Check(CheckArgs),
     /// Compile the manifests and show the result: endpoints, pipelines and peer sets.
@@ -68,7 +82,7 @@ pub(crate) enum Color {
 pub(crate) struct InputArgs {
     /// Manifests: a file, a folder (every .yaml, .yml and .json in and below it) or `-` for standard input. Multi-document
     /// YAML, JSON and `kind: List` are read; kinds that say nothing about policy are skipped with a note.
-    #[arg(short, long = "filename", value_name = "PATH", required = true)]
+    #[arg(short, long = "filename", value_name = "PATH", required = true, num_args = 1..)]
     pub(crate) filename: Vec<String>,
 
     /// The namespace of objects and flow ends that name none.
@@ -221,4 +235,109 @@ pub(crate) struct CompileArgs {
 
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text, value_name = "FORM")]
     pub(crate) output: TextOrJson,
+}
+
+const EXPLAIN_HELP: &str = "\
+Flows are written as for `netpol verdict`; see `netpol verdict --help`. Exit codes: 0 every flow is allowed, 1 some flow
+is denied, 2 bad input or usage, 3 with --strict: some answer hangs on something unknown.
+
+Examples:
+  netpol explain -f manifests/ 'shop/web -> shop/db:5432'
+  netpol explain -f manifests/ 'shop/web -> shop/db:5432' -o json";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXPLAIN_HELP)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) evaluation: EvaluationArgs,
+
+    /// The flows to explain.
+    #[arg(value_name = "FLOW")]
+    pub(crate) flow: Vec<String>,
+
+    /// A file of flows, one a line (`-` for standard input).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) flows: Option<String>,
+
+    /// The address family to judge.
+    #[arg(long, value_enum, default_value_t = FamilyChoice::Auto, value_name = "FAMILY")]
+    pub(crate) family: FamilyChoice,
+
+    /// Exit with 3 if some answer hangs on something unknown.
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// `json` writes one JSON object a line, one for each flow, in the order given.
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text, value_name = "FORM")]
+    pub(crate) output: TextOrJson,
+}
+
+impl ExplainArgs {
+    /// Takes flows out of the list of paths: `-f a b 'x -> y:80'` means two paths and a flow.
+    pub(crate) fn sort_out(&mut self) {
+        let is_flow = |text: &String| text.contains("->") || text.contains('→');
+        let (flows, paths) = self.input.filename.drain(..).partition(is_flow);
+        self.input.filename = paths;
+        self.flow.splice(0..0, flows);
+    }
+}
+
+const MATRIX_HELP: &str = "\
+Pods that no rule tells apart are one group in `text`, `md` and `dot`; `json` and `csv` list every pair. A pair that is
+not listed is denied. What a pod sends to itself and what its own node sends to it always passes and is not shown; pods on
+the host network are their nodes and not shown (OFF-010).
+
+Examples:
+  netpol matrix -f manifests/
+  netpol matrix -f manifests/ --port 443/TCP
+  netpol matrix -f manifests/ -o json | jq '.connections[] | select(.dst | startswith(\"shop/db\"))'
+  netpol matrix -f manifests/ -o dot | dot -Tsvg > reach.svg";
+
+#[derive(Args, Debug)]
+#[command(after_help = MATRIX_HELP)]
+pub(crate) struct MatrixArgs {
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) evaluation: EvaluationArgs,
+
+    /// Show this port only, such as `80`, `53/UDP`.
+    #[arg(long, value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
+    pub(crate) port: Option<(Protocol, u16)>,
+
+    /// The address family to show; `auto` is IPv4 if any pod has an IPv4 address.
+    #[arg(long, value_enum, default_value_t = FamilyChoice::Auto, value_name = "FAMILY")]
+    pub(crate) family: FamilyChoice,
+
+    #[arg(short, long, value_enum, default_value_t = MatrixForm::Text, value_name = "FORM")]
+    pub(crate) output: MatrixForm,
+}
+
+/// How a matrix is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum MatrixForm {
+    /// Every pair that may connect, one a line.
+    Csv,
+    /// A graph of groups for Graphviz.
+    Dot,
+    /// Every pair that may connect, with a versioned schema.
+    Json,
+    /// A Markdown table of groups.
+    Md,
+    /// A table of groups.
+    Text,
+}
+
+fn parse_port(text: &str) -> Result<(Protocol, u16), String> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
+    let protocol = Protocol::ALL
+        .into_iter()
+        .find(|known| known.as_str().eq_ignore_ascii_case(protocol))
+        .ok_or_else(|| format!("unknown protocol `{protocol}`; TCP, UDP and SCTP have ports"))?;
+    match port.parse() {
+        Ok(port) if port > 0 => Ok((protocol, port)),
+        Ok(_) | Err(_) => Err(format!("`{port}` is not a port number from 1 to 65535")),
+    }
 }

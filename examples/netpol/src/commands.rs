@@ -2,6 +2,8 @@
 
 mod check;
 mod compile;
+mod explain;
+mod matrix;
 mod verdict;
 
 use crate::cli::{Cli, Command};
@@ -19,6 +21,8 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     let session = Session { style: Style::new(cli.color), quiet: cli.quiet };
     match &cli.command {
         Command::Verdict(args) => verdict::run(session, args),
+        Command::Explain(args) => explain::run(session, args),
+        Command::Matrix(args) => matrix::run(session, args),
         Command::Check(args) => check::run(session, args),
         Command::Compile(args) => compile::run(session, args),
     }

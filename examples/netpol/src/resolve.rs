@@ -18,7 +18,6 @@ pub(crate) use error::ResolveError;
 /// A flow whose ends are known.
 #[derive(Clone, Debug)]
 pub(crate) struct ResolvedFlow {
-    pub(crate) written: String,
     pub(crate) source: End,
     pub(crate) targets: Targets,
 }
@@ -124,7 +123,7 @@ pub(crate) fn resolve(
             service::targets(input, service, &flow.service)?
         }
     };
-    Ok(ResolvedFlow { written: flow.written.clone(), source, targets })
+    Ok(ResolvedFlow { source, targets })
 }
 
 fn address_end(address: IpAddr) -> End {

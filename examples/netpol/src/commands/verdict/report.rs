@@ -22,7 +22,7 @@ pub(super) fn text(
     style: Style,
     input: &Input,
     ruleset: &Ruleset,
-    answers: &[(String, Judged)],
+    answers: &[(&str, Judged)],
 ) -> io::Result<()> {
     for (flow, answer) in answers {
         let uncertain = if answer.doubts.is_empty() { "" } else { "  (uncertain)" };
@@ -53,7 +53,7 @@ pub(super) fn text(
             writeln!(out, "       {} {doubt}", style.warning("uncertain"))?;
         }
         for note in &answer.notes {
-            writeln!(out, "       {} {note}", style.faint("note"))?;
+            writeln!(out, "       {} {note}", style.faint("note     "))?;
         }
     }
     Ok(())
@@ -92,12 +92,13 @@ fn sides(
             | Reason::UnjudgedProtocol
             | Reason::NotIsolated => {}
         }
-        writeln!(out, "       {direction:<7} {} {reason}", style.verdict(side.verdict))?;
+        let direction = direction.to_string();
+        writeln!(out, "       {direction:<9} {} {reason}", style.verdict(side.verdict))?;
     }
     Ok(())
 }
 
-fn end_name(end: &JudgedEnd) -> String {
+pub(crate) fn end_name(end: &JudgedEnd) -> String {
     match &end.kind {
         EndKind::Address => end.address.to_string(),
         EndKind::Node(name) => format!("node/{name}"),
@@ -117,7 +118,7 @@ pub(super) fn json(
     out: &mut impl Write,
     input: &Input,
     ruleset: &Ruleset,
-    answers: &[(String, Judged)],
+    answers: &[(&str, Judged)],
 ) -> io::Result<()> {
     for (flow, answer) in answers {
         let case = &answer.decisive;
@@ -176,7 +177,7 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct Side {
+pub(crate) struct Side {
     verdict: &'static str,
     reason: &'static str,
     text: String,
@@ -199,7 +200,7 @@ struct Side {
 }
 
 #[derive(Serialize)]
-struct Policy {
+pub(crate) struct Policy {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<String>,
@@ -207,7 +208,7 @@ struct Policy {
 }
 
 #[derive(Serialize)]
-struct End {
+pub(crate) struct End {
     #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -224,14 +225,14 @@ struct Backend {
     verdict: &'static str,
 }
 
-const fn verdict_name(verdict: Verdict) -> &'static str {
+pub(crate) const fn verdict_name(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allow",
         Verdict::Deny => "deny",
     }
 }
 
-fn end(end: &JudgedEnd) -> End {
+pub(crate) fn end(end: &JudgedEnd) -> End {
     let node = match &end.kind {
         EndKind::Node(name) => Some(name.to_string()),
         EndKind::Address | EndKind::Pod(_) => None,
@@ -246,7 +247,7 @@ fn backend(case: &Case) -> Backend {
     Backend { destination: end(&case.destination), protocol, port, verdict }
 }
 
-fn families(case: &Case) -> BTreeMap<String, &'static str> {
+pub(crate) fn families(case: &Case) -> BTreeMap<String, &'static str> {
     let own = (Family::of(case.flow.source), case.decision.verdict);
     let both = case.other_family.map(|other| [own, other]);
     both.into_iter()
@@ -255,7 +256,7 @@ fn families(case: &Case) -> BTreeMap<String, &'static str> {
         .collect()
 }
 
-fn policy(policy: &PolicyRef) -> Policy {
+pub(crate) fn policy(policy: &PolicyRef) -> Policy {
     let namespace = &policy.object.namespace;
     Policy {
         kind: Kind::from(policy.kind).as_str(),
@@ -305,7 +306,7 @@ fn side(input: &Input, ruleset: &Ruleset, case: &Case, direction: Direction) -> 
     }
 }
 
-const fn action_name(action: Action) -> &'static str {
+pub(crate) const fn action_name(action: Action) -> &'static str {
     match action {
         Action::Accept => "accept",
         Action::Deny => "deny",
