@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod hint;
 mod ingress;
+mod json;
 mod lint;
 mod metadata;
 mod network_policy;

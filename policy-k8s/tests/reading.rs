@@ -410,3 +410,18 @@ fn folders_are_read_in_order_of_names_and_only_their_manifests() {
     assert!(missing.unwrap_err().to_string().contains("none.yaml: cannot be read"));
     assert_eq!(twice.unwrap_err().errors.len(), 2);
 }
+
+#[test]
+fn ten_thousand_pods_are_read() {
+    let pod = |index: u32| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: p{index}\n  namespace: ns{}\n  labels: {{app: a{}, tier: b}}\nspec:\n  containers:\n    - name: c\n      ports: [{{containerPort: 80, name: http}}]\nstatus: {{phase: Running, podIP: 10.{}.{}.1}}\n",
+            index % 100,
+            index % 10,
+            index / 250 % 250,
+            index % 250
+        )
+    };
+    let text: String = (0..10_000).map(pod).collect();
+    assert_eq!(read(&text).cluster.pods.len(), 10_000);
+}
