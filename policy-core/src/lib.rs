@@ -19,6 +19,7 @@
 extern crate alloc;
 
 pub mod addresses;
+pub mod atoms;
 pub mod backend;
 pub mod compile;
 
