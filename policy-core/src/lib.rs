@@ -29,3 +29,8 @@ pub mod ir;
 pub mod matrix;
 pub mod model;
 pub mod net;
+
+/// The example of the README, kept true.
+#[doc = include_str!("../../README.md")]
+#[cfg(doctest)]
+pub struct Readme;

@@ -16,8 +16,8 @@ use netpol_core::ir::{Dialled, Flow, Scope, Settings, Transport, Verdict};
 use netpol_core::model::{Cluster, Protocol};
 
 use crate::netlab::{
-    End, HostPod, Lab, LabError, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe,
-    Traffic,
+    HostPod, Lab, LabError, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe, Traffic,
+    is_routable,
 };
 use crate::oracle;
 
@@ -231,6 +231,7 @@ fn plan(cluster: &Cluster, settings: Settings, flows: &[Flow]) -> Plan {
         }
     }
     let ends = flows.iter().flat_map(|flow| [flow.source, flow.destination]);
-    plan.externals = ends.filter(|address| known.insert(*address)).collect();
+    plan.externals =
+        ends.filter(|address| is_routable(*address) && known.insert(*address)).collect();
     plan
 }

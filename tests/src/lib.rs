@@ -8,3 +8,4 @@ pub mod exam;
 pub mod generate;
 pub mod netlab;
 pub mod oracle;
+pub mod workload;

@@ -42,7 +42,7 @@ use netpol_core::model::ObjectRef;
 pub use connection::Connection;
 pub use error::LabError;
 pub use kernel_test::{did_not_run, kernel_test};
-pub use plan::{HostPod, Plan, PlannedNode, PlannedPod};
+pub use plan::{HostPod, Plan, PlannedNode, PlannedPod, is_routable};
 pub use privilege::{Availability, Privilege, Unavailable};
 pub use probe::{Observation, Patience, Probe, Refusal, Traffic};
 

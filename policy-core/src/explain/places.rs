@@ -29,7 +29,8 @@ impl fmt::Display for Place {
 }
 
 /// Returns where a rule's peer, or else the rule, or else the policy was written.
-pub(super) fn place(cluster: &Cluster, origin: &Origin) -> Place {
+#[must_use]
+pub fn place(cluster: &Cluster, origin: &Origin) -> Place {
     let rule = origin.rule as usize;
     let peer = origin.peer.map(|peer| peer as usize);
     let mut place = policy(cluster, &origin.policy);

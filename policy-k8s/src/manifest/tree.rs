@@ -6,13 +6,17 @@
 //! `yaml-rust` is unmaintained; `libyaml` bindings bring C.
 
 use alloc::borrow::Cow;
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::str::Chars;
 use std::collections::{HashMap, HashSet};
 
 use netpol_core::model::Position;
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
+use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
 
 use super::Limits;
 use super::error::Problem;
+use super::json::{JsonEvents, NotJson, is_json};
 use super::scalar::{Scalar, ScalarKind};
 
 /// A value of a document and its place.
@@ -78,21 +82,79 @@ pub(super) struct TreeError {
 
 /// The documents of a text, one tree at a time, so that memory follows the largest document and not the file.
 pub(super) struct Documents<'t> {
-    parser: Parser<'t, StrInput<'t>>,
+    events: Events<'t>,
     limits: Limits,
     number: u32,
     ended: bool,
+}
+
+/// Where the events of a text come from.
+enum Events<'t> {
+    Json(JsonEvents<'t>),
+    Yaml(Parser<'t, StrInput<'t>>),
+    Metered(Parser<'t, BufferedInput<Metered<'t>>>, Budget),
+}
+
+/// How many characters the parser may still take before it has to come out with an event.
+type Budget = Rc<Cell<usize>>;
+
+/// The characters of a large text. Inside brackets the parser keeps every token until it knows that the collection is no
+/// key, hundreds of bytes for each; the end of the budget looks like the end of the text to it.
+struct Metered<'t> {
+    characters: Chars<'t>,
+    budget: Budget,
+}
+
+impl Iterator for Metered<'_> {
+    type Item = char;
+
+    fn next(&mut self) -> Option<char> {
+        let left = self.budget.get().checked_sub(1)?;
+        let next = self.characters.next()?;
+        self.budget.set(left);
+        Some(next)
+    }
 }
 
 impl<'t> Documents<'t> {
     pub(super) fn new(text: &'t str, limits: Limits) -> Self {
         // A byte order mark is no part of the first key.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Self { parser: Parser::new_from_str(text), limits, number: 0, ended: false }
+        let events = if is_json(text) {
+            Events::Json(JsonEvents::new(text))
+        } else if text.len() <= limits.flow_characters {
+            Events::Yaml(Parser::new_from_str(text))
+        } else {
+            let budget = Budget::new(Cell::new(limits.flow_characters));
+            let input = Metered { characters: text.chars(), budget: budget.clone() };
+            Events::Metered(Parser::new_from_iter(input), budget)
+        };
+        Self { events, limits, number: 0, ended: false }
     }
 
     fn next_event(&mut self) -> Result<(Event<'t>, Position), TreeError> {
-        match self.parser.next_event() {
+        let limit = self.limits.flow_characters;
+        let next = match &mut self.events {
+            Events::Yaml(parser) => parser.next_event(),
+            Events::Metered(parser, budget) => {
+                let next = parser.next_event();
+                if budget.replace(limit) == 0 {
+                    let position = next
+                        .and_then(Result::ok)
+                        .map_or_else(Position::default, |(_, span)| position(span.start));
+                    let problem = Problem::FlowTooLarge { limit };
+                    return Err(TreeError { document: self.number, position, problem });
+                }
+                next
+            }
+            Events::Json(events) => {
+                return events.next_event().map_err(|NotJson| {
+                    let problem = Problem::Syntax("neither JSON nor YAML".to_owned());
+                    TreeError { document: self.number, position: Position::default(), problem }
+                });
+            }
+        };
+        match next {
             Some(Ok((event, span))) => Ok((event, position(span.start))),
             Some(Err(error)) => Err(self.syntax(&error)),
             None => Ok((Event::StreamEnd, Position::default())),
@@ -157,6 +219,8 @@ struct Builder<'t> {
     nodes: usize,
     copied: usize,
     has_duplicates: bool,
+    /// Whether the scalar at hand was written without quotes.
+    is_plain: bool,
 }
 
 /// A collection whose end has not come yet.
@@ -166,9 +230,17 @@ struct Open<'t> {
     content: Content<'t>,
 }
 
+/// A key that waits for its value.
+struct Key<'t> {
+    scalar: Scalar<'t>,
+    position: Position,
+    /// A plain `<<`: the value is merged in.
+    is_merge: bool,
+}
+
 enum Content<'t> {
     Sequence(Vec<Node<'t>>),
-    Mapping { entries: Vec<Entry<'t>>, key: Option<(Scalar<'t>, Position)>, merges: Vec<Node<'t>> },
+    Mapping { entries: Vec<Entry<'t>>, key: Option<Key<'t>>, merges: Vec<Node<'t>> },
 }
 
 impl<'t> Builder<'t> {
@@ -180,6 +252,7 @@ impl<'t> Builder<'t> {
             nodes: 0,
             copied: 0,
             has_duplicates: false,
+            is_plain: false,
         }
     }
 
@@ -187,11 +260,13 @@ impl<'t> Builder<'t> {
     fn event(&mut self, event: Event<'t>, position: Position) -> Result<Option<Node<'t>>, Problem> {
         match event {
             Event::Alias(id) => {
+                self.is_plain = false;
                 let node = self.alias(id, position)?;
                 self.complete(node, 0)
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let kind = scalar_kind(&text, style, tag.as_deref())?;
+                self.is_plain = style == ScalarStyle::Plain;
                 let position = self.scalar_position(&text, kind, position);
                 self.complete(
                     Node { position, value: Value::Scalar(Scalar { text, kind }) },
@@ -261,27 +336,29 @@ impl<'t> Builder<'t> {
         match self.open.last_mut() {
             None => return Ok(Some(node)),
             Some(Open { content: Content::Sequence(items), .. }) => items.push(node),
-            Some(Open { content: Content::Mapping { entries, key, merges }, .. }) => match key
-                .take()
-            {
-                None => match node.value {
-                    Value::Scalar(scalar) => *key = Some((scalar, node.position)),
-                    Value::Sequence(_) | Value::Mapping(_) => {
+            Some(Open { content: Content::Mapping { entries, key, merges }, .. }) => {
+                match (key.take(), node.value) {
+                    (None, Value::Scalar(scalar)) => {
+                        let is_merge = self.is_plain && scalar.text == "<<";
+                        *key = Some(Key { scalar, position: node.position, is_merge });
+                    }
+                    (None, Value::Sequence(_) | Value::Mapping(_)) => {
                         return Err(Problem::Syntax("a mapping key must be a scalar".to_owned()));
                     }
-                },
-                Some((scalar, _)) if scalar.text == "<<" && scalar.kind == ScalarKind::Text => {
-                    merges.push(node)
+                    (Some(Key { is_merge: true, .. }), value) => {
+                        merges.push(Node { value, ..node });
+                    }
+                    (Some(Key { scalar, position, .. }), value) => {
+                        let value = Node { value, ..node };
+                        entries.push(Entry {
+                            key: scalar.text,
+                            key_kind: scalar.kind,
+                            key_position: position,
+                            value,
+                        });
+                    }
                 }
-                Some((scalar, key_position)) => {
-                    entries.push(Entry {
-                        key: scalar.text,
-                        key_kind: scalar.kind,
-                        key_position,
-                        value: node,
-                    });
-                }
-            },
+            }
         }
         Ok(None)
     }
@@ -310,9 +387,11 @@ impl<'t> Builder<'t> {
     /// A value that was left out stands where its key stands.
     fn scalar_position(&self, text: &str, kind: ScalarKind, position: Position) -> Position {
         match self.open.last() {
-            Some(Open {
-                content: Content::Mapping { key: Some((_, key_position)), .. }, ..
-            }) if text.is_empty() && kind == ScalarKind::Null => *key_position,
+            Some(Open { content: Content::Mapping { key: Some(key), .. }, .. })
+                if text.is_empty() && kind == ScalarKind::Null =>
+            {
+                key.position
+            }
             Some(_) | None => position,
         }
     }

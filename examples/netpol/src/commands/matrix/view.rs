@@ -1,0 +1,215 @@
+//! The matrix as reports show it: groups with names, cells with what passes.
+
+use std::collections::BTreeMap;
+
+use netpol_core::ir::Family;
+use netpol_core::matrix::{Allowed, Matrix, Party};
+use netpol_core::model::{ObjectRef, Protocol};
+use netpol_core::net::{PortSet, PrefixSet};
+
+use crate::input::Input;
+
+/// Groups of ends that behave alike towards every other group, and what passes between them.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) family: Family,
+    pub(crate) port: Option<(Protocol, u16)>,
+    pub(crate) groups: Vec<Group>,
+    /// A pair that is not here is denied.
+    pub(crate) cells: BTreeMap<(usize, usize), Allowed>,
+}
+
+/// A group of pods or of addresses outside the cluster.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// `namespace/name[Kind]`, CIDRs or ranges; in order.
+    pub(crate) members: Vec<String>,
+    pub(crate) is_external: bool,
+}
+
+impl Group {
+    /// The first member and how many more there are.
+    pub(crate) fn label(&self) -> String {
+        let first = self.members.first().map(String::as_str).unwrap_or_default();
+        match self.members.len() {
+            0 | 1 => first.to_owned(),
+            members => format!("{first} (+{})", members - 1),
+        }
+    }
+}
+
+impl View {
+    /// Restricts the matrix to one port if one is given, and merges classes that turn out to behave alike.
+    pub(crate) fn new(input: &Input, matrix: Matrix, port: Option<(Protocol, u16)>) -> Self {
+        let pods = matrix.pods.len();
+        let position = |party: Party| match party {
+            Party::Pods(class) => class,
+            Party::External(class) => pods + class,
+        };
+        let mut cells = BTreeMap::new();
+        for ((from, to), allowed) in &matrix.cells {
+            let allowed = restrict(allowed, port);
+            if !allowed.is_nothing() {
+                cells.insert((position(*from), position(*to)), allowed);
+            }
+        }
+        let names = |members: &[ObjectRef]| {
+            members.iter().map(|pod| workload_name(input, pod)).collect::<Vec<_>>()
+        };
+        let mut groups: Vec<Group> = matrix
+            .pods
+            .iter()
+            .map(|members| Group { members: names(members), is_external: false })
+            .collect();
+        let externals = matrix.externals.iter();
+        groups.extend(
+            externals.map(|addresses| Group { members: ranges(addresses), is_external: true }),
+        );
+        Self { family: matrix.family, port, groups, cells }.merged()
+    }
+
+    /// Merges groups of one kind whose rows and columns are equal. A group's own cell speaks of two different members,
+    /// so two groups with equal rows and columns let their members through to each other as to their own.
+    fn merged(self) -> Self {
+        let Self { family, port, groups, cells } = self;
+        let mut rows: BTreeMap<usize, Vec<(bool, usize, &Allowed)>> = BTreeMap::new();
+        for ((from, to), allowed) in &cells {
+            rows.entry(*from).or_default().push((true, *to, allowed));
+            rows.entry(*to).or_default().push((false, *from, allowed));
+        }
+        let none = Vec::new();
+        // Two groups are alike if every other end sees them alike.
+        let mut by_signature: Vec<(bool, &Vec<(bool, usize, &Allowed)>, usize)> = Vec::new();
+        let mut new_position = Vec::with_capacity(groups.len());
+        let mut merged: Vec<Group> = Vec::new();
+        for (index, group) in groups.into_iter().enumerate() {
+            let signature = rows.get(&index).unwrap_or(&none);
+            let known = by_signature
+                .iter()
+                .find(|(external, other, _)| *external == group.is_external && *other == signature)
+                .map(|(_, _, position)| *position);
+            match known.and_then(|position| Some((position, merged.get_mut(position)?))) {
+                Some((position, same)) => {
+                    same.members.extend(group.members);
+                    new_position.push(position);
+                }
+                None => {
+                    by_signature.push((group.is_external, signature, merged.len()));
+                    new_position.push(merged.len());
+                    merged.push(group);
+                }
+            }
+        }
+        for group in merged.iter_mut().filter(|group| !group.is_external) {
+            group.members.sort_unstable();
+        }
+        let place = |index: usize| new_position.get(index).copied().unwrap_or(index);
+        let cells =
+            cells.iter().map(|((from, to), allowed)| ((place(*from), place(*to)), allowed.clone())).collect();
+        Self { family, port, groups: merged, cells }
+    }
+
+    /// Every pair of ends that may exchange something, ungrouped, in order of the names.
+    pub(crate) fn pairs(&self) -> Vec<(&str, &str, &Allowed)> {
+        let mut pairs = Vec::new();
+        for ((from, to), allowed) in &self.cells {
+            let (Some(sources), Some(destinations)) = (self.groups.get(*from), self.groups.get(*to)) else {
+                continue;
+            };
+            for source in &sources.members {
+                for destination in destinations.members.iter().filter(|other| *other != source) {
+                    pairs.push((source.as_str(), destination.as_str(), allowed));
+                }
+            }
+        }
+        pairs.sort_unstable_by_key(|(source, destination, _)| (*source, *destination));
+        pairs
+    }
+
+    /// What to write into a cell.
+    pub(crate) fn text(&self, allowed: &Allowed) -> String {
+        match self.port {
+            Some(_) => "yes".to_owned(),
+            None => allowed.to_string(),
+        }
+    }
+
+    pub(crate) fn title(&self) -> String {
+        match self.port {
+            Some((protocol, port)) => format!("{}, port {port}/{protocol}", self.family),
+            None => self.family.to_string(),
+        }
+    }
+}
+
+fn restrict(allowed: &Allowed, port: Option<(Protocol, u16)>) -> Allowed {
+    match port {
+        None => allowed.clone(),
+        Some((protocol, port)) => Allowed {
+            ports: allowed.ports.intersection(&PortSet::from_ranges([(protocol, port, port)])),
+            others: false,
+        },
+    }
+}
+
+/// A pod as `namespace/name[Kind]`.
+pub(crate) fn workload_name(input: &Input, pod: &ObjectRef) -> String {
+    match input.cluster.pods.get(pod).and_then(|pod| pod.workload.as_ref()) {
+        Some(workload) => format!("{}/{workload}", pod.namespace),
+        None => format!("{pod}[Pod]"),
+    }
+}
+
+/// Addresses as CIDRs where a range is one, as `first-last` otherwise.
+fn ranges(addresses: &PrefixSet) -> Vec<String> {
+    let v4 = addresses.v4().iter().map(|(low, high)| {
+        range(core::net::Ipv4Addr::from(low).into(), core::net::Ipv4Addr::from(high).into())
+    });
+    let v6 = addresses.v6().iter().map(|(low, high)| {
+        range(core::net::Ipv6Addr::from(low).into(), core::net::Ipv6Addr::from(high).into())
+    });
+    v4.chain(v6).collect()
+}
+
+fn range(low: core::net::IpAddr, high: core::net::IpAddr) -> String {
+    use core::net::IpAddr;
+    // A range is a CIDR if its ends differ in the trailing bits only, all 0 below and all 1 above.
+    let prefix = match (low, high) {
+        (IpAddr::V4(low), IpAddr::V4(high)) => {
+            prefix(low.to_bits().into(), high.to_bits().into(), 32)
+        }
+        (IpAddr::V6(low), IpAddr::V6(high)) => prefix(low.to_bits(), high.to_bits(), 128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
+    };
+    match prefix {
+        Some(prefix) => format!("{low}/{prefix}"),
+        None => format!("{low}-{high}"),
+    }
+}
+
+fn prefix(low: u128, high: u128, bits: u32) -> Option<u32> {
+    let mask = low ^ high;
+    let is_mask = mask & mask.wrapping_add(1) == 0;
+    (is_mask && low & mask == 0).then(|| bits - mask.count_ones())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::range;
+
+    #[track_caller]
+    fn check(low: &str, high: &str, expected: &str) {
+        assert_eq!(range(low.parse().expect("address"), high.parse().expect("address")), expected);
+    }
+
+    #[test]
+    fn a_range_is_written_as_a_cidr_only_where_it_is_one() {
+        check("0.0.0.0", "255.255.255.255", "0.0.0.0/0");
+        check("10.0.0.0", "10.0.0.255", "10.0.0.0/24");
+        check("10.0.0.1", "10.0.0.1", "10.0.0.1/32");
+        check("10.0.0.1", "10.0.0.2", "10.0.0.1-10.0.0.2");
+        check("10.0.0.128", "10.0.1.127", "10.0.0.128-10.0.1.127");
+        check("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::/0");
+        check("fd00::", "fd00::1:ffff", "fd00::-fd00::1:ffff");
+    }
+}
