@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
 
 use netpol_conformance::generate::{Campaign, Case, Oddities, Shape};
 use netpol_core::atoms::{Atoms, Bound, ClassId, Classes, Fallback, Piece, Pieces};
@@ -16,7 +17,10 @@ use netpol_core::ir::{
     decide,
 };
 use netpol_core::matrix::{Matrix, Party};
-use netpol_core::model::Protocol;
+use netpol_core::model::{
+    Cluster, Field, LabelSelector, Labels, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule,
+    ObjectMeta, ObjectRef, Pod, Protocol,
+};
 
 const SITUATIONS: [Situation; 3] = [Situation::Ordinary, Situation::Hairpin, Situation::OwnNode];
 
@@ -403,4 +407,53 @@ fn the_matrix_allows_what_the_ruleset_allows() {
             })
         })
     });
+}
+
+#[test]
+fn thirty_five_thousand_label_sets_under_one_hub_policy_are_three_classes() {
+    let mut cluster = Cluster::default();
+    for number in 0..35_000_u32 {
+        let role = if number == 0 { "hub" } else { "spoke" };
+        let unique = number.to_string();
+        let labels = Labels::from_iter([("role", role), ("unique", unique.as_str())]);
+        let name = format!("pod-{number}");
+        let address = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number));
+        let meta = ObjectMeta::new("x", &name, labels);
+        let pod = Pod { meta, addresses: vec![address], ..Pod::default() };
+        cluster.pods.insert(ObjectRef::new("x", &name), pod);
+    }
+    let select = |role| Field::Given(LabelSelector::labels([("role", role)]));
+    let spokes =
+        NetworkPolicyPeer { pod_selector: select("spoke"), ..NetworkPolicyPeer::default() };
+    let rule =
+        NetworkPolicyRule { peers: Field::Given(vec![spokes]), ..NetworkPolicyRule::default() };
+    let policy = NetworkPolicy {
+        meta: ObjectMeta::new("x", "hub", Labels::default()),
+        pod_selector: select("hub"),
+        ingress: Field::Given(vec![rule]),
+        ..NetworkPolicy::default()
+    };
+    cluster.network_policies.insert(ObjectRef::new("x", "hub"), policy);
+    cluster.mention_namespaces();
+    let ruleset = compile(&cluster, &Options::default()).ruleset;
+
+    let start = Instant::now();
+    let classes = Classes::of_ruleset(&ruleset);
+    let partitioned = start.elapsed();
+    let hub = ruleset.endpoint(&ObjectRef::new("x", "pod-0")).map(|endpoint| endpoint.ingress);
+    let pipeline = hub.and_then(|id| ruleset.pipeline(id)).unwrap_or_else(|| panic!("the hub"));
+    let atoms = Atoms::unbounded(pipeline, ruleset.settings(), &classes);
+    eprintln!(
+        "35,000 pods: {} classes in {partitioned:?}, atoms {:?}",
+        classes.len(),
+        start.elapsed()
+    );
+
+    assert!(classes.len() <= 3, "{} classes", classes.len());
+    assert_eq!(atoms.rows(Situation::Ordinary).count(), 1);
+    for (last, verdict) in [(0, Verdict::Deny), (1, Verdict::Allow), (34_999, Verdict::Allow)] {
+        let class = classes.class_of(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + last)));
+        let pieces = atoms.pieces(class, Situation::Ordinary);
+        assert_eq!(pieces.decide(Transport::Port(Protocol::Tcp, 80)).verdict, verdict);
+    }
 }
