@@ -213,12 +213,12 @@ fn a_flow_that_must_be_denied_and_is_allowed_fails_its_case() {
 
 #[test]
 fn an_error_that_is_not_listed_and_one_that_does_not_come_fail_their_case() {
-    let text = "apiVersion: netpol.test/v1\nkind: Case\nwhy: x\ncites: [VAL-023]\nrejects: [VAL-023 x/p spec.nowhere]\n\
+    let text = "apiVersion: netpol.test/v1\nkind: Case\nwhy: x\ncites: [VAL-023]\nrejects:\n- VAL-023 x/p spec.nowhere\n\
                 ---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: x}\n\
                 spec: {podSelector: {}, ingress: [{ports: [{port: 0}]}]}\n";
     let case = Case::try_new("broken", text.to_owned()).expect("the case reads");
     assert_eq!(reject(&case).len(), 2);
-    let mended = text.replace("spec.nowhere", "spec.ingress[0].ports[0].port line 10");
+    let mended = text.replace("spec.nowhere", "spec.ingress[0].ports[0].port line 11");
     let case = Case::try_new("mended", mended).expect("the case reads");
     assert_eq!(reject(&case), Vec::<String>::new());
 }
