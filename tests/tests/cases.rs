@@ -1,6 +1,8 @@
 //! Every case file, by the reader, the oracle and the IR; and every statement of the semantics, by a case.
 
-use std::collections::{BTreeMap, BTreeSet};
+extern crate alloc;
+
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use netpol_conformance::cases::{Case, CaseCluster, Certainty, Rejection, all};
 use netpol_conformance::oracle;
@@ -133,7 +135,7 @@ fn remarks(
         .collect()
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+fn with_causes(error: &dyn core::error::Error) -> String {
     let cause = error.source().map(|cause| format!(": {}", with_causes(cause)));
     format!("{error}{}", cause.unwrap_or_default())
 }
@@ -185,10 +187,9 @@ fn stated_ids(semantics: &str) -> BTreeSet<String> {
     for line in semantics.lines() {
         let start = line.strip_prefix("**").or_else(|| line.strip_prefix("| "));
         let Some(start) = start else { continue };
-        let end = start.find(|letter: char| {
-            !letter.is_ascii_uppercase() && !letter.is_ascii_digit() && letter != '-'
-        });
-        let id = &start[..end.unwrap_or(start.len())];
+        let is_part =
+            |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '-';
+        let id = start.split(|letter| !is_part(letter)).next().unwrap_or_default();
         let families = ["NP-", "CNP-", "ANP-", "VAL-", "OFF-", "DEC-"];
         let number = id.rsplit('-').next().unwrap_or_default();
         if families.iter().any(|family| id.starts_with(family))
