@@ -29,3 +29,6 @@ pub use cost::{Bound, Cost};
 pub use ordered_list::{Entry, Fallback, OrderedList, Then};
 pub use pieces::{Piece, Pieces};
 pub use table::{Atoms, Verdicts};
+
+#[cfg(test)]
+mod tests;

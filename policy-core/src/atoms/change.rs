@@ -9,8 +9,11 @@ use super::interner::{index, union, with, without};
 use super::ranges::{Address, Moved};
 use crate::ir::{PeerSet, PeerSetId};
 
-/// What a change did to the partition. A new class must be known before anything moves into it, and a dead one forgotten
-/// only after everything moved out.
+/// What a change did to the partition.
+///
+/// Applied in this order, every address has its old or its new class at every step: learn the classes born; put the
+/// addresses that are listed exactly; move the ranges; take out the addresses that are listed by range; forget the
+/// classes that died.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Change {
@@ -18,8 +21,8 @@ pub struct Change {
     pub born: Vec<ClassId>,
     /// Ranges that went to another class, ascending within a family. Exact addresses in them go by `addresses`.
     pub ranges: Vec<MovedRange>,
-    /// Exact addresses that went to another class, or into or out of the table of exact addresses. Where one address
-    /// moves more than once, the last says where it is.
+    /// Exact addresses that may have gone to another class, or into or out of the table of exact addresses. Where one
+    /// address stands more than once, the last says where it is.
     pub addresses: Vec<MovedAddress>,
     /// Classes that were there before and are not now, ascending. Their numbers rest until [`Classes::recycle`].
     pub died: Vec<ClassId>,
@@ -39,7 +42,7 @@ pub struct MovedRange {
     pub to: ClassId,
 }
 
-/// An exact address that went from one class to another.
+/// An exact address and its class, which may be the one it had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "all there is to say of it")]
 pub struct MovedAddress {

@@ -166,7 +166,7 @@ impl Classes {
         ClassId(self.range_of(address))
     }
 
-    /// Returns the classes there are, ascending.
+    /// Returns the classes there are, ascending: those of some address or of some range, and [`ClassId::NOBODY`].
     pub fn iter(&self) -> impl Iterator<Item = ClassId> + '_ {
         self.classes.used().map(ClassId)
     }

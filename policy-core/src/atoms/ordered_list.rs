@@ -120,14 +120,11 @@ impl OrderedList {
         }
         let mut at = 0;
         while let Some(entry) = self.entries.get(at) {
-            at = match &entry.then {
-                Then::Decide(_) | Then::GoTo(_)
-                    if !(entry.ports.contains(transport) && matches(entry.peers)) =>
-                {
-                    at + 1
-                }
-                Then::Decide(decision) => return decision,
-                Then::GoTo(later) => *later,
+            let matched = entry.ports.contains(transport) && matches(entry.peers);
+            at = match (matched, &entry.then) {
+                (false, _) => at + 1,
+                (true, Then::Decide(decision)) => return decision,
+                (true, Then::GoTo(later)) => *later,
             };
         }
         &self.end

@@ -227,6 +227,7 @@ impl Verdicts {
     }
 
     /// Returns the classes whose answer is not the default one, ascending.
+    #[must_use]
     pub fn rows(&self) -> impl ExactSizeIterator<Item = (ClassId, &Arc<Allowed>)> {
         self.rows.iter().map(|(class, allowed)| (*class, allowed))
     }

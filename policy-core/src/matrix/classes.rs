@@ -48,9 +48,9 @@ fn address(endpoint: &Endpoint, family: Family) -> Option<IpAddr> {
 
 /// Returns the classes of ranges, ordered by their first address.
 pub(super) fn externals(classes: &atoms::Classes, family: Family) -> Vec<ExternalClass> {
-    let mut ranges: BTreeMap<ClassId, (Vec<(u32, u32)>, Vec<(u128, u128)>)> = BTreeMap::new();
+    let mut ranges: BTreeMap<ClassId, Ranges> = BTreeMap::new();
     for (low, high, class) in classes.ranges(family) {
-        let (v4, v6) = ranges.entry(class).or_default();
+        let Ranges { v4, v6 } = ranges.entry(class).or_default();
         match (low, high) {
             (IpAddr::V4(low), IpAddr::V4(high)) => v4.push((low.into(), high.into())),
             (IpAddr::V6(low), IpAddr::V6(high)) => v6.push((low.into(), high.into())),
@@ -59,11 +59,18 @@ pub(super) fn externals(classes: &atoms::Classes, family: Family) -> Vec<Externa
     }
     let mut externals: Vec<ExternalClass> = ranges
         .into_iter()
-        .map(|(class, (v4, v6))| {
+        .map(|(class, Ranges { v4, v6 })| {
             let (v4, v6) = (Intervals::from_ranges(v4), Intervals::from_ranges(v6));
             ExternalClass { class, addresses: PrefixSet::from_intervals(v4, v6) }
         })
         .collect();
     externals.sort_by(|left, right| left.addresses.cmp(&right.addresses));
     externals
+}
+
+/// Ranges of one family or the other.
+#[derive(Default)]
+struct Ranges {
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u128)>,
 }
