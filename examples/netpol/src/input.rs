@@ -56,6 +56,17 @@ impl Input {
         Ok(Self { cluster, notes, assigned, declared_nodes })
     }
 
+    /// Puts pods that are on no node on these, in turn.
+    pub(crate) fn schedule(mut self, nodes: Vec<Arc<str>>, reserved: Vec<IpAddr>) -> Self {
+        let plan = AddressPlan { nodes, reserved, ..AddressPlan::default() };
+        let more = assign(&mut self.cluster, &plan);
+        self.assigned.stand_ins.extend(more.stand_ins);
+        self.assigned.pods.extend(more.pods);
+        self.assigned.nodes.extend(more.nodes);
+        self.assigned.scheduled.extend(more.scheduled);
+        self
+    }
+
     /// Returns the scope of one node, or of the cluster where none is named.
     pub(crate) fn scope(&self, node: Option<&str>) -> anyhow::Result<ir::Scope> {
         let Some(node) = node else { return Ok(ir::Scope::Cluster) };
@@ -101,6 +112,11 @@ impl Input {
         if !self.assigned.nodes.is_empty() {
             let names = list(self.assigned.nodes.iter().map(|name| name.as_ref()));
             remarks.push(format!("nodes without address in the manifests got stand-ins: {names}"));
+        }
+        if !self.assigned.scheduled.is_empty() {
+            let nodes = list(self.cluster.nodes.keys().map(AsRef::as_ref));
+            let pods = self.assigned.scheduled.len();
+            remarks.push(format!("{pods} pods are on no node in the manifests and were spread over {nodes}"));
         }
         let mentioned: Vec<&str> = self
             .cluster

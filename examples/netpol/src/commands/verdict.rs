@@ -19,7 +19,7 @@ use crate::output::say;
 use crate::resolve::resolve;
 
 pub(crate) fn run(session: Session, args: &VerdictArgs) -> anyhow::Result<Outcome> {
-    let flows = flows(&args.flow, args.flows.as_deref(), &args.input.filename)?;
+    let flows = flows(&args.flow, args.flows.as_deref(), &args.input.filename, Need::Some)?;
     let input = Input::load(&args.input, &args.evaluation, addresses_of(&flows), Vec::new())?;
     let ruleset = compile_cluster(session, &input, &args.evaluation);
     let judge = Judge { input: &input, ruleset: &ruleset, family: args.family };
@@ -90,11 +90,19 @@ pub(crate) struct Given {
     pub(crate) flow: FlowText,
 }
 
+/// Whether a command can do without flows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Need {
+    None,
+    Some,
+}
+
 /// Reads the flows of the command line, then those of the file.
 pub(crate) fn flows(
     single: &[String],
     file: Option<&str>,
     manifests: &[String],
+    need: Need,
 ) -> anyhow::Result<Vec<Given>> {
     let mut texts: Vec<(String, String)> =
         single.iter().map(|flow| (String::new(), flow.clone())).collect();
@@ -114,7 +122,7 @@ pub(crate) fn flows(
         let flows = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         texts.extend(flows.map(|(number, line)| (format!("{file}:{number}: "), line.to_owned())));
     }
-    if texts.is_empty() {
+    if texts.is_empty() && need == Need::Some {
         bail!("no flow to judge; give one with --flow 'namespace/pod -> namespace/pod:80', or a file with --flows");
     }
     let mut given = Vec::with_capacity(texts.len());
