@@ -153,7 +153,12 @@ impl Judge<'_> {
             EndKind::Address | EndKind::Node(_) => true,
         };
         let of_family = |address: &&IpAddr| Family::of(**address) == family;
-        end.addresses.iter().filter(of_family).find(owned).copied().or_else(|| end.address_of(family))
+        end.addresses
+            .iter()
+            .filter(of_family)
+            .find(owned)
+            .copied()
+            .or_else(|| end.address_of(family))
     }
 
     fn judged(&self, end: &End, address: IpAddr) -> JudgedEnd {
@@ -171,7 +176,9 @@ impl Judge<'_> {
         let Some(pod) = pod_of(self.input, end) else { return notes };
         let name = &pod.meta.object;
         if pod.phase.is_finished() {
-            notes.push(format!("pod {name} has ended: no policy applies to it, and no traffic reaches it (NP-137)"));
+            notes.push(format!(
+                "pod {name} has ended: no policy applies to it, and no traffic reaches it (NP-137)"
+            ));
         } else if pod.host_network {
             notes.push(format!("pod {name} is on the host network: its traffic is its node's, and no policy selects it (NP-131)"));
         } else if end.what == EndKind::Address {
@@ -181,7 +188,10 @@ impl Judge<'_> {
                 if let Some(owner) = self.ruleset.owner(*address)
                     && owner.pod != *name
                 {
-                    notes.push(format!("address {address} of pod {name} belongs to pod {} (NP-140)", owner.pod));
+                    notes.push(format!(
+                        "address {address} of pod {name} belongs to pod {} (NP-140)",
+                        owner.pod
+                    ));
                 }
             }
         }

@@ -61,18 +61,27 @@ impl fmt::Display for FlowTextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoArrow => f.write_str("no `->` between source and destination"),
-            Self::TwoArrows => f.write_str("more than one `->`; a flow has one source and one destination"),
+            Self::TwoArrows => {
+                f.write_str("more than one `->`; a flow has one source and one destination")
+            }
             Self::EmptyEnd(which) => write!(f, "no {which}"),
             Self::BadEnd(end) => write!(
                 f,
                 "`{end}` is no end of a flow; write `namespace/pod`, an IP address (`[fd00::1]:80` with a port), \
                  `node/NAME` or `svc/namespace/name`"
             ),
-            Self::Cidr(end) => write!(f, "`{end}` is a range; a flow goes from one address to one address"),
-            Self::PortOnSource(end) => {
-                write!(f, "`{end}` has a port or protocol; only the destination's matters, so write none on the source")
+            Self::Cidr(end) => {
+                write!(f, "`{end}` is a range; a flow goes from one address to one address")
             }
-            Self::ServiceAsSource(end) => write!(f, "`{end}` is a Service; connections come from pods, nodes or addresses"),
+            Self::PortOnSource(end) => {
+                write!(
+                    f,
+                    "`{end}` has a port or protocol; only the destination's matters, so write none on the source"
+                )
+            }
+            Self::ServiceAsSource(end) => {
+                write!(f, "`{end}` is a Service; connections come from pods, nodes or addresses")
+            }
             Self::NoPort(end) => write!(
                 f,
                 "`{end}` names no port; write `{end}:80`, `{end}:80/UDP`, `{end}:port-name` or, for a protocol without \
@@ -121,7 +130,12 @@ impl FlowText {
         }
         let (destination_end, suffix) = parse_end(destination)?;
         let service = suffix.into_service(destination)?;
-        Ok(Self { written: written.into(), source: source_end, destination: destination_end, service })
+        Ok(Self {
+            written: written.into(),
+            source: source_end,
+            destination: destination_end,
+            service,
+        })
     }
 }
 
@@ -166,7 +180,9 @@ impl Suffix {
                 Some(ProtocolText::Ported(_)) | None => {
                     let end = destination.split([' ', '\t']).next().unwrap_or(destination);
                     let end = end.strip_suffix(&format!("/{named}")).unwrap_or(end);
-                    Err(FlowTextError::NoPort(end.into()))
+                    let is_bare_ipv6 = end.parse::<core::net::Ipv6Addr>().is_ok();
+                    let end = if is_bare_ipv6 { format!("[{end}]") } else { end.to_owned() };
+                    Err(FlowTextError::NoPort(end))
                 }
             };
         };
@@ -215,7 +231,8 @@ fn parse_word(word: &str) -> Result<(EndText, Suffix), FlowTextError> {
         return Ok((EndText::Address(address), parse_suffix(rest).ok_or_else(bad)?));
     }
     // A bare IPv6 address takes no port: its colons are its own.
-    let (head, slash) = word.split_once('/').map_or((word, None), |(head, rest)| (head, Some(rest)));
+    let (head, slash) =
+        word.split_once('/').map_or((word, None), |(head, rest)| (head, Some(rest)));
     if let Ok(address) = head.parse::<IpAddr>() {
         if slash.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit())) {
             return Err(FlowTextError::Cidr(word.into()));
@@ -224,6 +241,9 @@ fn parse_word(word: &str) -> Result<(EndText, Suffix), FlowTextError> {
         return Ok((EndText::Address(address), Suffix { port: None, protocol }));
     }
     if let Some((end, suffix)) = word.split_once(':') {
+        if suffix.contains(':') {
+            return Err(bad());
+        }
         let suffix = parse_suffix(&format!(":{suffix}")).ok_or_else(bad)?;
         let end = match end.parse::<IpAddr>() {
             Ok(address) => EndText::Address(address),
@@ -264,7 +284,8 @@ fn parse_suffix(text: &str) -> Option<Suffix> {
 /// Reads `[pod/][namespace/]name[\[Kind\]]`, `node/NAME` and `svc/[namespace/]name`.
 fn parse_name(text: &str) -> Option<EndText> {
     let is_name = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
     let (text, kind) = match text.strip_suffix(']') {
         None => (text, None),
@@ -291,7 +312,9 @@ fn parse_name(text: &str) -> Option<EndText> {
         (["svc" | "service", name], None) => Some(service(None, name)),
         (["svc" | "service", namespace, name], None) => Some(service(Some(namespace), name)),
         ([name], kind) => Some(named(None, name, kind)),
-        (["pod", namespace, name] | [namespace, name], kind) => Some(named(Some(namespace), name, kind)),
+        (["pod", namespace, name] | [namespace, name], kind) => {
+            Some(named(Some(namespace), name, kind))
+        }
         _ => None,
     }
 }

@@ -1,16 +1,19 @@
 //! Manifests in, a cluster with nothing missing out.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::net::IpAddr;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use netpol_core::addresses::{AddressPlan, Assigned, assign};
 use netpol_core::ir;
 use netpol_core::model::Cluster;
-use netpol_k8s::manifest::{HostBits, Manifests, Note, ReadErrors, ReadOptions, Remark, Severity, read_paths};
+use netpol_k8s::manifest::{
+    HostBits, Manifests, Note, ReadErrors, ReadOptions, Remark, Severity, read_paths,
+};
 
 use crate::cli::{EvaluationArgs, InputArgs, OtherProtocols, OwnNodeEgress};
+use crate::outcome::all_wrong;
 use crate::output::progress::Progress;
 use crate::output::say;
 
@@ -49,7 +52,10 @@ impl Input {
         nodes: Vec<Arc<str>>,
     ) -> anyhow::Result<Self> {
         let Manifests { mut cluster, notes, .. } =
-            read(input).context("these manifests cannot be evaluated (OFF-002)")?;
+            read(input).map_err(|ReadErrors { errors, .. }| {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                all_wrong("these manifests cannot be evaluated (OFF-002)", &lines)
+            })?;
         let declared_nodes = cluster.nodes.len();
         let plan = AddressPlan { pod_networks: evaluation.pod_cidr.clone(), reserved, nodes };
         let assigned = assign(&mut cluster, &plan);
@@ -96,7 +102,9 @@ impl Input {
             .iter()
             .filter(|pod| {
                 let pod = self.cluster.pods.get(pod);
-                pod.is_some_and(|pod| pod.addresses.iter().any(|address| self.is_stand_in(*address)))
+                pod.is_some_and(|pod| {
+                    pod.addresses.iter().any(|address| self.is_stand_in(*address))
+                })
             })
             .count();
         let given = self.assigned.pods.len() - stand_ins;
@@ -107,7 +115,9 @@ impl Input {
             ));
         }
         if given > 0 {
-            remarks.push(format!("{given} pods have no address in the manifests and got one from --pod-cidr"));
+            remarks.push(format!(
+                "{given} pods have no address in the manifests and got one from --pod-cidr"
+            ));
         }
         if !self.assigned.nodes.is_empty() {
             let names = list(self.assigned.nodes.iter().map(|name| name.as_ref()));
@@ -116,7 +126,9 @@ impl Input {
         if !self.assigned.scheduled.is_empty() {
             let nodes = list(self.cluster.nodes.keys().map(AsRef::as_ref));
             let pods = self.assigned.scheduled.len();
-            remarks.push(format!("{pods} pods are on no node in the manifests and were spread over {nodes}"));
+            remarks.push(format!(
+                "{pods} pods are on no node in the manifests and were spread over {nodes}"
+            ));
         }
         let mentioned: Vec<&str> = self
             .cluster
@@ -184,9 +196,12 @@ fn summary(notes: &[Note]) -> Vec<String> {
     }
     if !skipped.is_empty() {
         let count: usize = skipped.values().sum();
-        let kinds: Vec<String> = skipped.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+        let kinds: Vec<String> =
+            skipped.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
         let kinds = list(kinds.iter().map(String::as_str));
-        lines.push(format!("skipped {count} objects that say nothing about network policy: {kinds} (OFF-005)"));
+        lines.push(format!(
+            "skipped {count} objects that say nothing about network policy: {kinds} (OFF-005)"
+        ));
     }
     lines
 }

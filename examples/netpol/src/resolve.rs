@@ -1,8 +1,8 @@
 //! From names to addresses: the ends of a flow looked up in the cluster.
 
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use netpol_core::ir::{Dialled, Family, Transport};
 use netpol_core::model::{ObjectRef, Pod, Protocol};
@@ -169,7 +169,8 @@ fn find_pod<'a>(
             _ if exact.is_some_and(|pod| pod.workload.is_none()) => exact,
             [_, _, ..] => {
                 let kinds = workloads.iter().filter_map(|pod| pod.workload.as_ref());
-                let choices: Vec<String> = kinds.map(|workload| format!("{namespace}/{workload}")).collect();
+                let choices: Vec<String> =
+                    kinds.map(|workload| format!("{namespace}/{workload}")).collect();
                 return Err(ResolveError::AmbiguousName {
                     name: format!("{namespace}/{name}"),
                     choices: choices.join(", "),
@@ -196,7 +197,8 @@ fn find_pod<'a>(
         } else if !elsewhere.is_empty() {
             format!("elsewhere: {}", list(elsewhere.iter().map(String::as_str)))
         } else if all.is_empty() {
-            let namespaces: BTreeSet<&str> = pods.keys().map(|pod| pod.namespace.as_ref()).collect();
+            let namespaces: BTreeSet<&str> =
+                pods.keys().map(|pod| pod.namespace.as_ref()).collect();
             format!("namespaces with pods: {}", list(namespaces))
         } else {
             format!("pods there: {}", list(all))
@@ -249,11 +251,8 @@ pub(crate) fn pod_of<'a>(input: &'a Input, end: &End) -> Option<&'a Pod> {
 fn named_port(pod: Option<&Pod>, name: &str, protocol: Protocol) -> Result<u16, ResolveError> {
     let Some(pod) = pod else { return Err(ResolveError::PortNameWithoutPod(name.into())) };
     let all: Vec<_> = pod.named_ports(name).collect();
-    let numbers: BTreeSet<u16> = all
-        .iter()
-        .filter(|(own, _)| *own == protocol)
-        .map(|(_, number)| number.get())
-        .collect();
+    let numbers: BTreeSet<u16> =
+        all.iter().filter(|(own, _)| *own == protocol).map(|(_, number)| number.get()).collect();
     let mut numbers = numbers.into_iter();
     match (numbers.next(), numbers.next()) {
         (Some(number), None) => Ok(number),

@@ -67,8 +67,12 @@ fn pieces(ruleset: &Ruleset, pipeline: &Pipeline, peer: IpAddr) -> Vec<IpAddr> {
     // No host has a loopback, link-local or multicast address: a rule about the metadata service makes no pod uncertain.
     let hosts = hosts();
     starts.extend(match peer {
-        IpAddr::V4(_) => hosts.v4().iter().map(|(low, _)| IpAddr::V4(low.into())).collect::<Vec<_>>(),
-        IpAddr::V6(_) => hosts.v6().iter().map(|(low, _)| IpAddr::V6(low.into())).collect::<Vec<_>>(),
+        IpAddr::V4(_) => {
+            hosts.v4().iter().map(|(low, _)| IpAddr::V4(low.into())).collect::<Vec<_>>()
+        }
+        IpAddr::V6(_) => {
+            hosts.v6().iter().map(|(low, _)| IpAddr::V6(low.into())).collect::<Vec<_>>()
+        }
     });
     starts.retain(|start| hosts.contains(*start));
     starts.sort_unstable();

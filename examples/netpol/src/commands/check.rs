@@ -31,7 +31,8 @@ pub(crate) fn run(session: Session, args: &CheckArgs) -> anyhow::Result<Outcome>
         .iter()
         .map(ToString::to_string)
         .collect();
-    let report = Report { cluster: &cluster, notes: &notes, errors: &errors, diagnostics: &diagnostics };
+    let report =
+        Report { cluster: &cluster, notes: &notes, errors: &errors, diagnostics: &diagnostics };
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
         TextOrJson::Text => report.text(&mut out, session.style)?,
@@ -96,10 +97,11 @@ impl Report<'_> {
             warnings: self
                 .of_severity(Severity::Warning)
                 .map(finding_of_note)
-                .chain(self.diagnostics.iter().map(|message| Finding {
-                    message: message.clone(),
-                    ..Finding::default()
-                }))
+                .chain(
+                    self.diagnostics
+                        .iter()
+                        .map(|message| Finding { message: message.clone(), ..Finding::default() }),
+                )
                 .collect(),
             notes: self.of_severity(Severity::Info).map(finding_of_note).collect(),
             objects: Objects {
@@ -188,13 +190,16 @@ fn finding_of_error(error: &ReadError) -> Finding {
     let message = error.to_string();
     let finding =
         Finding::at(message, &error.file, error.position, error.object.as_ref(), &error.path);
-    Finding { id: error.id(), document: Some(error.document).filter(|number| *number != 0), ..finding }
+    Finding {
+        id: error.id(),
+        document: Some(error.document).filter(|number| *number != 0),
+        ..finding
+    }
 }
 
 fn finding_of_note(note: &Note) -> Finding {
     let message = note.to_string();
-    let finding =
-        Finding::at(message, &note.file, note.position, note.object.as_ref(), &note.path);
+    let finding = Finding::at(message, &note.file, note.position, note.object.as_ref(), &note.path);
     Finding { id: note.remark.id(), ..finding }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn run(session: Session, args: &CompileArgs) -> anyhow::Result<Outcom
     let ruleset = compile_scope(session, &args.input, &args.evaluation, args.node.as_deref())?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
-        TextOrJson::Text => write!(out, "{}", ruleset)?,
+        TextOrJson::Text => write!(out, "{ruleset}")?,
         TextOrJson::Json => {
             serde_json::to_writer_pretty(&mut out, &RulesetForm::from(&ruleset))?;
             writeln!(out)?;

@@ -4,7 +4,7 @@ mod flows;
 mod inside;
 mod report;
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
 use anyhow::Context as _;
 use netpol_conformance::exam::{Exam, ExamError, traffic};
@@ -112,7 +112,11 @@ fn load(args: &LabArgs, written: &[super::verdict::Given]) -> anyhow::Result<Inp
 }
 
 /// Builds the lab and enforces the policies on every node; the inner error says what this machine lacks for it.
-fn enforce(args: &LabArgs, input: &Input, trials: &[Trial]) -> anyhow::Result<Result<Exam, String>> {
+fn enforce(
+    args: &LabArgs,
+    input: &Input,
+    trials: &[Trial],
+) -> anyhow::Result<Result<Exam, String>> {
     let flows: Vec<Flow> = trials.iter().map(|trial| trial.flow).collect();
     let exam = {
         let _progress = Progress::start("building the lab");

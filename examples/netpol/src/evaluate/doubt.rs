@@ -23,7 +23,8 @@ pub(super) fn doubts(judge: &Judge<'_>, case: &Case) -> Vec<String> {
             Direction::Ingress => Direction::Egress,
         };
         let found = side_doubts(judge, case, direction);
-        if case.side(other).verdict == Verdict::Allow || !side_doubts(judge, case, other).is_empty() {
+        if case.side(other).verdict == Verdict::Allow || !side_doubts(judge, case, other).is_empty()
+        {
             doubts.extend(found);
         }
     }
@@ -56,12 +57,15 @@ fn side_doubts(judge: &Judge<'_>, case: &Case, direction: Direction) -> Vec<Stri
     let is_node_address =
         judge.input.cluster.nodes.values().any(|node| node.addresses.contains(&peer.address));
     let placed = match &peer.kind {
-        EndKind::Pod(_) => peer_pod.is_some_and(|pod| pod.node.is_some()) && endpoint.node.is_some(),
+        EndKind::Pod(_) => {
+            peer_pod.is_some_and(|pod| pod.node.is_some()) && endpoint.node.is_some()
+        }
         EndKind::Address | EndKind::Node(_) => endpoint.node.is_some(),
     };
     if (is_node_address || on_host)
         && !placed
-        && side_with(judge, case, direction, Situation::OwnNode, NodePeers::AsKnown) != Some(verdict)
+        && side_with(judge, case, direction, Situation::OwnNode, NodePeers::AsKnown)
+            != Some(verdict)
     {
         doubts.push(format!(
             "{direction}: hangs on whether {name} is on the same node as pod {}, which the manifests do not say (NP-125)",
@@ -111,9 +115,9 @@ fn side_with(
     let pipeline = ruleset.pipeline(endpoint.pipeline(direction))?;
     let is_nodes = |rule: &Rule| match rule.peers {
         Peers::Any => false,
-        Peers::Set(id) => ruleset
-            .peer_set(id)
-            .is_some_and(|set| matches!(set.selector, PeerSelector::Nodes(_))),
+        Peers::Set(id) => {
+            ruleset.peer_set(id).is_some_and(|set| matches!(set.selector, PeerSelector::Nodes(_)))
+        }
     };
     let decision = decide(pipeline, situation, ruleset.settings(), |rule| {
         ruleset.rule_matches(rule, peer, case.flow.transport)
@@ -133,9 +137,9 @@ fn domain_rule<'a>(judge: &Judge<'a>, case: &Case, pod: &Pod) -> Option<&'a str>
     }
     let policies = &judge.input.cluster.cluster_network_policies;
     let decided = match &side.reason {
-        Reason::Rule(origin) => policies
-            .get(&origin.policy.object.name)
-            .map(|policy| (rank(policy), origin.rule)),
+        Reason::Rule(origin) => {
+            policies.get(&origin.policy.object.name).map(|policy| (rank(policy), origin.rule))
+        }
         Reason::NotPoliced
         | Reason::SelfTraffic
         | Reason::Hairpin
@@ -151,8 +155,10 @@ fn domain_rule<'a>(judge: &Judge<'a>, case: &Case, pod: &Pod) -> Option<&'a str>
     };
     let counts = |policy: &&ClusterNetworkPolicy| {
         (0_u32..).zip(&policy.egress).any(|(index, rule)| {
-            let names =
-                rule.peers.iter().any(|peer| matches!(peer.destination, ClusterDestination::DomainNames(_)));
+            let names = rule
+                .peers
+                .iter()
+                .any(|peer| matches!(peer.destination, ClusterDestination::DomainNames(_)));
             names && takes(rule, case.flow.transport) && stands_before(policy, index)
         })
     };
@@ -187,12 +193,14 @@ fn subject_is(judge: &Judge<'_>, policy: &ClusterNetworkPolicy, pod: &Pod) -> bo
 fn takes(rule: &ClusterRule, transport: Transport) -> bool {
     match (&rule.protocols, transport) {
         (Field::Absent | Field::Null, _) => true,
-        (Field::Given(ports), Transport::Port(protocol, number)) => ports.iter().any(|port| match port {
-            ClusterPort::Range(own, low, high) => {
-                *own == protocol && (low.get()..=high.get()).contains(&number)
-            }
-            ClusterPort::Named(_) | ClusterPort::Unknown => false,
-        }),
+        (Field::Given(ports), Transport::Port(protocol, number)) => {
+            ports.iter().any(|port| match port {
+                ClusterPort::Range(own, low, high) => {
+                    *own == protocol && (low.get()..=high.get()).contains(&number)
+                }
+                ClusterPort::Named(_) | ClusterPort::Unknown => false,
+            })
+        }
         (Field::Given(_), Transport::Other(_)) | (Field::Unreadable, _) => false,
     }
 }

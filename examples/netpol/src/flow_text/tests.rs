@@ -28,7 +28,12 @@ fn protocol_defaults_to_tcp_later_and_is_kept_when_written() {
     check("x/a -> y/b:80 TCP", &a, &b, &ServiceText::Port(80, Some(Protocol::Tcp)));
     check("x/a -> y/b:80/6", &a, &b, &ServiceText::Port(80, Some(Protocol::Tcp)));
     check("x/a -> y/b:http-alt", &a, &b, &ServiceText::Name("http-alt".into(), None));
-    check("x/a-1->y/b:dns/UDP", &pod("x", "a-1"), &b, &ServiceText::Name("dns".into(), Some(Protocol::Udp)));
+    check(
+        "x/a-1->y/b:dns/UDP",
+        &pod("x", "a-1"),
+        &b,
+        &ServiceText::Name("dns".into(), Some(Protocol::Udp)),
+    );
 }
 
 #[test]
@@ -87,5 +92,6 @@ fn whatever_is_not_a_flow_is_told_with_its_remedy() {
     assert_eq!(error("x/a -> 10.0.0.0/8"), FlowTextError::Cidr("10.0.0.0/8".into()));
     assert_eq!(error("x/a -> y/b/c/d:80"), FlowTextError::BadEnd("y/b/c/d:80".into()));
     assert_eq!(error("x/a -> fd00::1:80:"), FlowTextError::BadEnd("fd00::1:80:".into()));
+    assert_eq!(error("x/a -> fd00::1:80"), FlowTextError::NoPort("[fd00::1:80]".into()));
     assert_eq!(error("x/a -> y/b: 80"), FlowTextError::BadEnd("y/b:".into()));
 }

@@ -41,13 +41,19 @@ impl core::fmt::Display for ResolveError {
                 write!(f, "no Service `{service}`; its namespace has: {known}")
             }
             Self::UnknownPort { name, protocol, pod, known } if known.is_empty() => {
-                write!(f, "pod {pod} has no {protocol} port named `{name}`; it names no port at all")
+                write!(
+                    f,
+                    "pod {pod} has no {protocol} port named `{name}`; it names no port at all"
+                )
             }
             Self::UnknownPort { name, protocol, pod, known } => {
                 write!(f, "pod {pod} has no {protocol} port named `{name}`; it has: {known}")
             }
             Self::AmbiguousPort { name, pod, choices } => {
-                write!(f, "port name `{name}` means several ports of pod {pod}; write one of {choices}")
+                write!(
+                    f,
+                    "port name `{name}` means several ports of pod {pod}; write one of {choices}"
+                )
             }
             Self::PortNameWithoutPod(name) => write!(
                 f,
@@ -73,7 +79,10 @@ impl core::fmt::Display for ResolveError {
                 write!(f, "`{source}` and `{destination}` have no address family in common")
             }
             Self::NoSuchFamily(family) => {
-                write!(f, "not both ends have an {family} address (or the protocol does not exist there)")
+                write!(
+                    f,
+                    "not both ends have an {family} address (or the protocol does not exist there)"
+                )
             }
         }
     }

@@ -58,7 +58,8 @@ fn service_port<'a>(
         }
         // A Service's port names are unique, so the name alone says the protocol.
         ServiceText::Name(name, protocol) => {
-            port.name.as_deref() == Some(name) && protocol.is_none_or(|asked| asked == port.protocol)
+            port.name.as_deref() == Some(name)
+                && protocol.is_none_or(|asked| asked == port.protocol)
         }
         ServiceText::Icmp | ServiceText::Other(_) => false,
     };
@@ -110,7 +111,9 @@ fn selected(
             TargetPort::Name(name) => named_port(Some(pod), name.as_str(), port.protocol),
         };
         match number {
-            Ok(number) => backends.push(target(pod_end(input, pod), port.protocol, number, service)),
+            Ok(number) => {
+                backends.push(target(pod_end(input, pod), port.protocol, number, service));
+            }
             Err(error) => unresolved = Some(error),
         }
     }

@@ -1,8 +1,8 @@
 //! Which flows a lab tries when none are given: every pair of ends, on the ports that matter to it.
 
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use netpol_conformance::netlab::is_routable;
 use netpol_core::ir::{Direction, Endpoint, Family, Flow, Ports, Ruleset, Transport};

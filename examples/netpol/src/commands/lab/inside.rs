@@ -15,7 +15,10 @@ pub(super) fn find(input: &Input, namespace: &str, name: &str) -> anyhow::Result
     if let Some(node) = name.strip_prefix("node/") {
         let found = input.cluster.nodes.get_key_value(node);
         let Some((name, _)) = found else {
-            bail!("no node `{node}`; there are: {}", list(input.cluster.nodes.keys().map(AsRef::as_ref)));
+            bail!(
+                "no node `{node}`; there are: {}",
+                list(input.cluster.nodes.keys().map(AsRef::as_ref))
+            );
         };
         return Ok(End::Node(name.clone()));
     }
@@ -37,7 +40,8 @@ pub(super) fn shell(lab: &Lab, end: &End) -> anyhow::Result<()> {
         shell.to_string_lossy(),
         addresses.join(", ")
     ));
-    let status = lab.in_end(end, || Command::new(&shell).env("NETPOL_LAB", end.to_string()).status())?;
+    let status =
+        lab.in_end(end, || Command::new(&shell).env("NETPOL_LAB", end.to_string()).status())?;
     status.with_context(|| format!("cannot start `{}`", shell.to_string_lossy()))?;
     Ok(())
 }
@@ -53,7 +57,10 @@ pub(super) fn keep(lab: &Lab, privilege: Option<Privilege>) -> anyhow::Result<()
     let pods = lab.pods().map(|pod| End::Pod(pod.clone()));
     for end in nodes.chain(pods) {
         if let Some(file) = lab.in_end(&end, own_namespace)? {
-            say(format_args!("  nsenter --target {pid}{user} --net=/proc/{pid}/fd/{file}   # {end}", pid = id()));
+            say(format_args!(
+                "  nsenter --target {pid}{user} --net=/proc/{pid}/fd/{file}   # {end}",
+                pid = id()
+            ));
         }
     }
     let press = if io::stdin().is_terminal() { "press Enter" } else { "close standard input" };

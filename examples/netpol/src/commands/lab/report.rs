@@ -1,6 +1,6 @@
 //! What was expected and what was observed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 
 use netpol_conformance::netlab::Privilege;
@@ -82,7 +82,10 @@ impl Report {
         let allowed = trials.iter().filter(|trial| trial.expected == Verdict::Allow).count();
         let (all, denied) = (trials.len(), trials.len() - allowed);
         if self.failure.is_some() {
-            return writeln!(out, "{all} flows expected: {allowed} allowed, {denied} denied; none tried");
+            return writeln!(
+                out,
+                "{all} flows expected: {allowed} allowed, {denied} denied; none tried"
+            );
         }
         let sent = all - untried;
         if untried > 0 {
@@ -92,7 +95,10 @@ impl Report {
             0 => style.good("expected = observed"),
             different => style.bad(format_args!("{different} of them DIFFERENT")),
         };
-        writeln!(out, "{sent} flows sent, {allowed} to pass and {denied} to be dropped: {verdict}")?;
+        writeln!(
+            out,
+            "{sent} flows sent, {allowed} to pass and {denied} to be dropped: {verdict}"
+        )?;
         out.flush()
     }
 
@@ -174,8 +180,7 @@ fn grid(out: &mut impl Write, trials: &[Trial]) -> io::Result<()> {
         .flat_map(|(expected, observed)| [expected.as_str(), observed.as_str()])
         .filter(|text| !text.is_empty() && *text != ALL)
         .collect();
-    let letters: BTreeMap<&str, String> =
-        sets.into_iter().zip((0_u32..).map(letter)).collect();
+    let letters: BTreeMap<&str, String> = sets.into_iter().zip((0_u32..).map(letter)).collect();
     let short = |text: &str| match text {
         "" => ".".to_owned(),
         ALL => "*".to_owned(),
@@ -201,7 +206,10 @@ fn grid(out: &mut impl Write, trials: &[Trial]) -> io::Result<()> {
         table.row([(index + 1).to_string(), (*source).to_owned()].into_iter().chain(row));
     }
     write!(out, "{table}")?;
-    writeln!(out, "\n  each cell: what passes, as expected and as observed; X≠Y where X was expected and Y observed")?;
+    writeln!(
+        out,
+        "\n  each cell: what passes, as expected and as observed; X≠Y where X was expected and Y observed"
+    )?;
     writeln!(out, "  *  everything that was tried")?;
     writeln!(out, "  .  nothing")?;
     for (text, letter) in &letters {
@@ -234,11 +242,9 @@ fn passing(trials: &[&Trial], passes: impl Fn(&Trial) -> bool) -> String {
     if all {
         return ALL.to_owned();
     }
-    let name = |((_, name), families): (&(u8, String), &BTreeSet<Family>)| {
-        match families.first() {
-            Some(family) if *families != tried => format!("{name} ({family} only)"),
-            Some(_) | None => name.clone(),
-        }
+    let name = |((_, name), families): (&(u8, String), &BTreeSet<Family>)| match families.first() {
+        Some(family) if *families != tried => format!("{name} ({family} only)"),
+        Some(_) | None => name.clone(),
     };
     passing.iter().map(name).collect::<Vec<_>>().join(" ")
 }

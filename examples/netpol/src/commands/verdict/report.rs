@@ -1,6 +1,6 @@
 //! Verdicts as text and as JSON lines (`netpol.verdict/v1`).
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 use std::io::{self, Write};
 
 use netpol_core::explain::place;
@@ -26,14 +26,25 @@ pub(super) fn text(
 ) -> io::Result<()> {
     for (flow, answer) in answers {
         let uncertain = if answer.doubts.is_empty() { "" } else { "  (uncertain)" };
-        writeln!(out, "{}  {}{}", style.verdict(answer.verdict), style.strong(flow), style.warning(uncertain))?;
+        writeln!(
+            out,
+            "{}  {}{}",
+            style.verdict(answer.verdict),
+            style.strong(flow),
+            style.warning(uncertain)
+        )?;
         match &answer.service {
             None => sides(out, style, input, ruleset, &answer.decisive)?,
             Some((service, cases)) => {
                 writeln!(out, "       Service {service}, {} backends", cases.len())?;
                 for case in cases {
                     let verdict = style.verdict(case.decision.verdict);
-                    writeln!(out, "       {verdict} {} {}", end_name(&case.destination), case.flow.transport)?;
+                    writeln!(
+                        out,
+                        "       {verdict} {} {}",
+                        end_name(&case.destination),
+                        case.flow.transport
+                    )?;
                 }
                 sides(out, style, input, ruleset, &answer.decisive)?;
             }
@@ -67,7 +78,8 @@ fn sides(
             }
             Reason::Isolated => {
                 let by = isolated_by(ruleset, case, direction);
-                let names: Vec<String> = by.iter().map(|policy| policy.object.to_string()).collect();
+                let names: Vec<String> =
+                    by.iter().map(|policy| policy.object.to_string()).collect();
                 reason = format!(
                     "isolated by NetworkPolicy {}, and no rule matches",
                     list(names.iter().map(String::as_str))
@@ -123,7 +135,11 @@ pub(super) fn json(
             family: Family::of(case.flow.source).to_string(),
             families: families(case),
             service: answer.service.as_ref().map(|(service, _)| service.to_string()),
-            backends: answer.service.iter().flat_map(|(_, cases)| cases.iter().map(backend)).collect(),
+            backends: answer
+                .service
+                .iter()
+                .flat_map(|(_, cases)| cases.iter().map(backend))
+                .collect(),
             uncertain: !answer.doubts.is_empty(),
             uncertain_because: &answer.doubts,
             notes: &answer.notes,
