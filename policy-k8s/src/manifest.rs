@@ -9,6 +9,7 @@ mod cluster_port;
 mod collect;
 mod contradiction;
 mod decode;
+mod documents;
 mod error;
 mod files;
 mod hint;

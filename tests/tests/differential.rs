@@ -3,8 +3,10 @@
 //! `NETPOL_SEED` and `NETPOL_FLOWS` repeat or lengthen a run; four million flows are the default in release.
 #![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+extern crate alloc;
+
+use alloc::collections::BTreeMap;
+use core::fmt::Write as _;
 
 use netpol_conformance::generate::{self, Campaign, Case, Oddities, Shape};
 use netpol_conformance::oracle::{self, Why};

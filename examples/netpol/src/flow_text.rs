@@ -180,7 +180,9 @@ impl Suffix {
                 Some(ProtocolText::Ported(_)) | None => {
                     let end = destination.split([' ', '\t']).next().unwrap_or(destination);
                     let end = end.strip_suffix(&format!("/{named}")).unwrap_or(end);
-                    Err(FlowTextError::NoPort(end.into()))
+                    let is_bare_ipv6 = end.parse::<core::net::Ipv6Addr>().is_ok();
+                    let end = if is_bare_ipv6 { format!("[{end}]") } else { end.to_owned() };
+                    Err(FlowTextError::NoPort(end))
                 }
             };
         };
@@ -239,6 +241,9 @@ fn parse_word(word: &str) -> Result<(EndText, Suffix), FlowTextError> {
         return Ok((EndText::Address(address), Suffix { port: None, protocol }));
     }
     if let Some((end, suffix)) = word.split_once(':') {
+        if suffix.contains(':') {
+            return Err(bad());
+        }
         let suffix = parse_suffix(&format!(":{suffix}")).ok_or_else(bad)?;
         let end = match end.parse::<IpAddr>() {
             Ok(address) => EndText::Address(address),

@@ -1,10 +1,10 @@
 //! Manifests in, a cluster with nothing missing out.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::net::IpAddr;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use netpol_core::addresses::{AddressPlan, Assigned, assign};
 use netpol_core::ir;
 use netpol_core::model::Cluster;
@@ -13,6 +13,7 @@ use netpol_k8s::manifest::{
 };
 
 use crate::cli::{EvaluationArgs, InputArgs, OtherProtocols, OwnNodeEgress};
+use crate::outcome::all_wrong;
 use crate::output::progress::Progress;
 use crate::output::say;
 
@@ -51,11 +52,25 @@ impl Input {
         nodes: Vec<Arc<str>>,
     ) -> anyhow::Result<Self> {
         let Manifests { mut cluster, notes, .. } =
-            read(input).context("these manifests cannot be evaluated (OFF-002)")?;
+            read(input).map_err(|ReadErrors { errors, .. }| {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                all_wrong("these manifests cannot be evaluated (OFF-002)", &lines)
+            })?;
         let declared_nodes = cluster.nodes.len();
         let plan = AddressPlan { pod_networks: evaluation.pod_cidr.clone(), reserved, nodes };
         let assigned = assign(&mut cluster, &plan);
         Ok(Self { cluster, notes, assigned, declared_nodes })
+    }
+
+    /// Puts pods that are on no node on these, in turn.
+    pub(crate) fn schedule(mut self, nodes: Vec<Arc<str>>, reserved: Vec<IpAddr>) -> Self {
+        let plan = AddressPlan { nodes, reserved, ..AddressPlan::default() };
+        let more = assign(&mut self.cluster, &plan);
+        self.assigned.stand_ins.extend(more.stand_ins);
+        self.assigned.pods.extend(more.pods);
+        self.assigned.nodes.extend(more.nodes);
+        self.assigned.scheduled.extend(more.scheduled);
+        self
     }
 
     /// Returns the scope of one node, or of the cluster where none is named.
@@ -107,6 +122,13 @@ impl Input {
         if !self.assigned.nodes.is_empty() {
             let names = list(self.assigned.nodes.iter().map(|name| name.as_ref()));
             remarks.push(format!("nodes without address in the manifests got stand-ins: {names}"));
+        }
+        if !self.assigned.scheduled.is_empty() {
+            let nodes = list(self.cluster.nodes.keys().map(AsRef::as_ref));
+            let pods = self.assigned.scheduled.len();
+            remarks.push(format!(
+                "{pods} pods are on no node in the manifests and were spread over {nodes}"
+            ));
         }
         let mentioned: Vec<&str> = self
             .cluster

@@ -1,8 +1,8 @@
 //! From names to addresses: the ends of a flow looked up in the cluster.
 
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use netpol_core::ir::{Dialled, Family, Transport};
 use netpol_core::model::{ObjectRef, Pod, Protocol};

@@ -47,7 +47,9 @@ pub(crate) fn run(session: Session, args: &MatrixArgs) -> anyhow::Result<Outcome
 
 fn family(choice: FamilyChoice, ruleset: &Ruleset) -> Family {
     let has_v4 = |ruleset: &Ruleset| {
-        ruleset.endpoints().any(|endpoint| endpoint.addresses.iter().any(|address| address.is_ipv4()))
+        ruleset
+            .endpoints()
+            .any(|endpoint| endpoint.addresses.iter().any(|address| address.is_ipv4()))
     };
     match choice {
         FamilyChoice::Ipv4 => Family::V4,

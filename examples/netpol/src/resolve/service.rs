@@ -112,7 +112,7 @@ fn selected(
         };
         match number {
             Ok(number) => {
-                backends.push(target(pod_end(input, pod), port.protocol, number, service))
+                backends.push(target(pod_end(input, pod), port.protocol, number, service));
             }
             Err(error) => unresolved = Some(error),
         }

@@ -50,9 +50,15 @@ fn side(out: &mut impl Write, style: Style, side: &Side, ends: &str) -> io::Resu
         let skipped = tier == TierName::Baseline
             && side.policies.iter().any(|policy| policy.tier == TierName::NetworkPolicy);
         let remark = match tier {
-            TierName::Admin => "Admin tier: the first rule that matches decides, Pass leaves the tier",
-            TierName::NetworkPolicy => "NetworkPolicies: they isolate the pod; any rule that matches allows",
-            TierName::Baseline if skipped => "Baseline tier: not asked, since NetworkPolicies select the pod (CNP-032)",
+            TierName::Admin => {
+                "Admin tier: the first rule that matches decides, Pass leaves the tier"
+            }
+            TierName::NetworkPolicy => {
+                "NetworkPolicies: they isolate the pod; any rule that matches allows"
+            }
+            TierName::Baseline if skipped => {
+                "Baseline tier: not asked, since NetworkPolicies select the pod (CNP-032)"
+            }
             TierName::Baseline => "Baseline tier: the first rule that matches decides",
         };
         writeln!(out, "  {}", style.faint(remark))?;
@@ -101,9 +107,16 @@ fn write_policy(
             (true, _) => {
                 let mark = match rule.action {
                     netpol_core::ir::Action::Deny => style.bad("=>"),
-                    netpol_core::ir::Action::Accept | netpol_core::ir::Action::Pass => style.good("=>"),
+                    netpol_core::ir::Action::Accept | netpol_core::ir::Action::Pass => {
+                        style.good("=>")
+                    }
                 };
-                writeln!(out, "      {mark} {name} {}: decides{}", rule.action, at(style, &rule.place))?;
+                writeln!(
+                    out,
+                    "      {mark} {name} {}: decides{}",
+                    rule.action,
+                    at(style, &rule.place)
+                )?;
             }
             (false, true) => writeln!(
                 out,
@@ -132,13 +145,7 @@ fn nearest(out: &mut impl Write, style: Style, side: &Side) -> io::Result<()> {
         return writeln!(out, "  {} no rule allows anything here", style.strong("nearest:"));
     }
     for rule in nearest {
-        writeln!(
-            out,
-            "  {} {}{}",
-            style.strong("nearest:"),
-            rule.origin,
-            at(style, &rule.place)
-        )?;
+        writeln!(out, "  {} {}{}", style.strong("nearest:"), rule.origin, at(style, &rule.place))?;
         for miss in &rule.misses {
             writeln!(out, "           {}: {miss}", miss.clause())?;
         }

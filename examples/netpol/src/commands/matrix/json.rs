@@ -1,6 +1,6 @@
 //! The matrix for programs (`netpol.matrix/v1`).
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 use std::io::{self, Write};
 
 use netpol_core::matrix::Allowed;
@@ -17,7 +17,8 @@ pub(super) fn write(out: &mut impl Write, view: &View, notes: &[String]) -> io::
     let pairs = view.pairs();
     let last = pairs.len().saturating_sub(1);
     for (index, (src, dst, allowed)) in pairs.into_iter().enumerate() {
-        let connection = Connection { src, dst, all: allowed.is_everything(), ports: ports(allowed) };
+        let connection =
+            Connection { src, dst, all: allowed.is_everything(), ports: ports(allowed) };
         serde_json::to_writer(&mut *out, &connection)?;
         writeln!(out, "{}", if index == last { "" } else { "," })?;
     }

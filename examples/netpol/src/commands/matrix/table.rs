@@ -1,6 +1,6 @@
 //! The matrix for people: groups in rows and columns, letters for sets of ports.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 use std::io::{self, Write};
 
 use netpol_core::matrix::Allowed;
@@ -19,7 +19,7 @@ pub(super) fn text(
     notes: &[String],
 ) -> io::Result<()> {
     writeln!(out, "{}", style.strong(format_args!("who reaches whom ({})", view.title())))?;
-    if view.groups.iter().all(|group| group.is_external) {
+    if view.groups.iter().all(|group| group.is_external()) {
         writeln!(out, "no pods in these manifests")?;
     } else if view.groups.len() > WIDEST {
         groups(out, view)?;
@@ -48,7 +48,12 @@ fn grid(out: &mut impl Write, style: Style, view: &View) -> io::Result<()> {
     writeln!(out, "  {}  nothing", Legend::NOTHING)?;
     let grouped = view.groups.iter().enumerate().filter(|(_, group)| group.members.len() > 1);
     for (index, group) in grouped {
-        writeln!(out, "{} {}", style.faint(format_args!("{} is", index + 1)), group.members.join(", "))?;
+        writeln!(
+            out,
+            "{} {}",
+            style.faint(format_args!("{} is", index + 1)),
+            group.members.join(", ")
+        )?;
     }
     Ok(())
 }
@@ -104,7 +109,7 @@ pub(super) fn markdown(out: &mut impl Write, view: &View, notes: &[String]) -> i
 fn is_nobody(view: &View, from: usize, to: usize) -> bool {
     match (view.groups.get(from), view.groups.get(to)) {
         (Some(source), Some(destination)) => {
-            (source.is_external && destination.is_external)
+            (source.is_external() && destination.is_external())
                 || (from == to && source.members.len() == 1)
         }
         (None, _) | (_, None) => true,

@@ -1,6 +1,6 @@
 //! Verdicts as text and as JSON lines (`netpol.verdict/v1`).
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 use std::io::{self, Write};
 
 use netpol_core::explain::place;
