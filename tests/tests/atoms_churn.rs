@@ -1,8 +1,10 @@
 //! A partition that is changed step by step is the one built anew, and so are atoms that follow it.
-#![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
+#![expect(clippy::print_stderr, reason = "test support")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+extern crate alloc;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpol_conformance::generate::{Campaign, Case, Random, Shape};
 use netpol_core::atoms::{Atoms, Change, ClassId, Classes, Listed};
@@ -231,7 +233,7 @@ fn a_number_is_not_given_again_before_it_is_recycled() {
     let case = netpol_conformance::generate::case(5, Shape::default());
     let ruleset = compile(&case.cluster, &Options::default()).ruleset;
     let mut classes = Classes::default();
-    let (id, set) = ruleset.peer_sets().next().map_or_else(|| panic!("a set"), |found| found);
+    let (id, set) = ruleset.peer_sets().next().unwrap_or_else(|| panic!("a set"));
     let empty = PeerSet { addresses: AddressSet::default(), ..set.clone() };
     let other = PeerSetId::of("other");
     classes.add_set(id, &empty);
