@@ -12,7 +12,7 @@ use netpol_core::ir::{Family, Ruleset};
 use netpol_core::matrix::Matrix;
 
 use super::Session;
-use super::verdict::compile_cluster;
+use super::verdict::compile_quietly;
 use crate::cli::{FamilyChoice, MatrixArgs, MatrixForm};
 use crate::input::{Input, list};
 use crate::outcome::Outcome;
@@ -23,7 +23,7 @@ use view::View;
 
 pub(crate) fn run(session: Session, args: &MatrixArgs) -> anyhow::Result<Outcome> {
     let input = Input::load(&args.input, &args.evaluation, Vec::new(), Vec::new())?;
-    let ruleset = compile_cluster(session, &input, &args.evaluation);
+    let ruleset = compile_quietly(session, &input, &args.evaluation);
     let family = family(args.family, &ruleset);
     let view = {
         let _progress = Progress::start("computing the matrix");
@@ -64,6 +64,7 @@ fn notes(input: &Input, ruleset: &Ruleset, family: Family) -> Vec<String> {
     let mut notes = vec![
         "a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)".to_owned(),
     ];
+    notes.extend(input.remarks());
     let on_host: Vec<String> = input
         .cluster
         .pods
@@ -105,9 +106,10 @@ fn notes(input: &Input, ruleset: &Ruleset, family: Family) -> Vec<String> {
             .collect();
         (classes, cells)
     };
+    // Where some pods have one family only, the other matrix speaks of other pods and says nothing about these.
     let has_other = ruleset
         .endpoints()
-        .any(|endpoint| endpoint.addresses.iter().any(|address| Family::of(*address) == other));
+        .all(|endpoint| endpoint.addresses.iter().any(|address| Family::of(*address) == other));
     if has_other && pairs(family) != pairs(other) {
         notes.push(format!(
             "this is {family}; {other} differs between pods (see --family), since blocks of one family never match the \
