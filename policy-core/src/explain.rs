@@ -241,7 +241,7 @@ impl Explainer<'_> {
                 peer: None,
             };
             let place = place(self.cluster, &origin);
-            let action = Action::Accept;
+            let action = places::action(self.cluster, &origin);
             rules.push(RuleTrace {
                 origin,
                 action,

@@ -1,7 +1,14 @@
 //! Input that is broken, huge or made to hurt: a clear error with its place, never a panic, never without end.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "test support: the lints know tests, but not the functions they share"
+)]
 
+use core::time::Duration;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netpol_k8s::manifest::{Limits, Problem, ReadOptions, read_paths, read_str};
 use proptest::prelude::*;
@@ -69,6 +76,12 @@ fn a_file_over_the_limit_is_refused_without_reading_it_all() {
     );
     let errors = read_paths(&["/dev/zero"], &options).unwrap_err();
     assert!(matches!(errors.errors[0].problem, Problem::TooLarge { limit: 1000 }));
+}
+
+#[test]
+fn one_flow_collection_without_end_is_refused() {
+    let (message, problem) = first_problem(&format!("[{}", "a,".repeat(2_000_000)));
+    assert!(matches!(problem, Problem::FlowTooLarge { .. }), "{message}");
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! What is read from manifests that are fine, and the remarks that come with them.
 
+#![expect(
+    clippy::panic,
+    reason = "test support: the lints know tests, but not the functions they share"
+)]
+
 use std::fs;
 
 use netpol_core::model::{

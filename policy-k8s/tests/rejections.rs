@@ -2,6 +2,13 @@
 //!
 //! In the texts `¦` marks the place that the error must name.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test support: the lints know tests, but not the functions they share"
+)]
+
 use netpol_core::model::Position;
 use netpol_k8s::manifest::{ReadErrors, ReadOptions, read_str};
 use rstest::rstest;

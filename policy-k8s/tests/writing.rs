@@ -1,4 +1,8 @@
 //! What is written is read back as the same objects, apart from their places.
+#![expect(
+    clippy::panic,
+    reason = "test support: the lints know tests, but not the functions they share"
+)]
 
 use netpol_core::model::{
     Cluster, Container, Kind, LabelSelector, Namespace, ObjectRef, Pod, Position, Source, Workload,

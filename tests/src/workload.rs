@@ -87,8 +87,13 @@ pub fn cluster(pods: usize, policies: usize, profile: Profile) -> Cluster {
         cluster.namespaces.insert(name.clone(), Namespace::new(name, labels));
     }
     add_nodes(&mut cluster, pods.div_ceil(PODS_PER_NODE));
+    // Shared, so that a benchmark's memory is not that of its input.
+    let words = Words {
+        numbers: (1..=profile.pods_per_namespace.max(1)).map(|n| n.to_string().into()).collect(),
+        yes: "true".into(),
+    };
     for (index, namespace) in (0..pods).zip(names.iter().cycle()) {
-        let pod = pod(index, index / namespaces + 1, namespace);
+        let pod = pod(index, index / namespaces + 1, namespace, &words);
         cluster.pods.insert(pod.meta.object.clone(), pod);
     }
     let mut remotes = Combinations { namespaces: names.len(), step: 0 };
@@ -115,9 +120,17 @@ fn add_nodes(cluster: &mut Cluster, nodes: usize) {
     }
 }
 
-fn pod(index: usize, replica: usize, namespace: &Arc<str>) -> Pod {
+/// Label keys and values that most pods share.
+struct Words {
+    numbers: Vec<Arc<str>>,
+    yes: Arc<str>,
+}
+
+fn pod(index: usize, replica: usize, namespace: &Arc<str>, words: &Words) -> Pod {
     let mut labels = Labels::from_iter([("app", "perf".to_string()), ("num", replica.to_string())]);
-    labels.0.extend((1..=replica).map(|label| (label.to_string().into(), "true".into())));
+    labels.0.extend(
+        words.numbers.iter().take(replica).map(|number| (number.clone(), words.yes.clone())),
+    );
     let [top, high, mid, low] = u32::try_from(index + 1).unwrap_or_default().to_be_bytes();
     let port = |name: &str, number| ContainerPort {
         name: Some(name.into()),

@@ -1,5 +1,5 @@
 //! Writing a generated cluster as manifests and reading it back loses nothing that a verdict could see.
-#![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
+#![expect(clippy::print_stderr, reason = "test support")]
 
 use netpol_conformance::generate::{Campaign, Case, Shape};
 use netpol_conformance::oracle;

@@ -1,8 +1,10 @@
 //! Explanations and matrices are views of the verdict: they never say anything else.
 #![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+extern crate alloc;
+
+use alloc::collections::BTreeSet;
+use core::net::IpAddr;
 
 use netpol_conformance::generate::{Campaign, Case, Shape};
 use netpol_conformance::oracle::{self, Why};

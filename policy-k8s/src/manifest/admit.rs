@@ -5,6 +5,7 @@ use netpol_core::model::{Kind, Violation};
 use super::cluster_network_policy::{Dialect, cluster_network_policy};
 use super::collect::Collected;
 use super::decode::{Fields, Reader};
+use super::documents::Document;
 use super::error::Problem;
 use super::hint::near_miss;
 use super::ingress::ingress;
@@ -15,7 +16,7 @@ use super::note::Remark;
 use super::path::Path;
 use super::pod::pod;
 use super::service::{endpoint_slice, endpoints, service};
-use super::tree::{Document, Node, Value, duplicate_keys};
+use super::tree::{Node, Value, duplicate_keys};
 use super::workload::workload;
 
 const APPS: &[&str] = &["apps/v1", "apps/v1beta2", "apps/v1beta1", "extensions/v1beta1"];

@@ -9,11 +9,10 @@ use alloc::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use netpol_core::model::Position;
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
+use saphyr_parser::{Event, ScalarStyle, Tag};
 
 use super::Limits;
 use super::error::Problem;
-use super::json::{JsonEvents, NotJson, is_json};
 use super::scalar::{Scalar, ScalarKind};
 
 /// A value of a document and its place.
@@ -59,120 +58,8 @@ impl Node<'_> {
     }
 }
 
-/// One document of a stream.
-#[derive(Debug)]
-pub(super) struct Document<'t> {
-    /// From 1.
-    pub(super) number: u32,
-    pub(super) root: Node<'t>,
-    /// Whether some mapping has a key twice; the place is looked up when the object is known.
-    pub(super) has_duplicates: bool,
-}
-
-/// What keeps the rest of a stream from being read.
-#[derive(Debug)]
-pub(super) struct TreeError {
-    pub(super) document: u32,
-    pub(super) position: Position,
-    pub(super) problem: Problem,
-}
-
-/// The documents of a text, one tree at a time, so that memory follows the largest document and not the file.
-pub(super) struct Documents<'t> {
-    events: Events<'t>,
-    limits: Limits,
-    number: u32,
-    ended: bool,
-}
-
-/// Where the events of a text come from.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
-enum Events<'t> {
-    Json(JsonEvents<'t>),
-    Yaml(Parser<'t, StrInput<'t>>),
-}
-
-impl<'t> Documents<'t> {
-    pub(super) fn new(text: &'t str, limits: Limits) -> Self {
-        // A byte order mark is no part of the first key.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let events = if is_json(text) {
-            Events::Json(JsonEvents::new(text))
-        } else {
-            Events::Yaml(Parser::new_from_str(text))
-        };
-        Self { events, limits, number: 0, ended: false }
-    }
-
-    fn next_event(&mut self) -> Result<(Event<'t>, Position), TreeError> {
-        let parser = match &mut self.events {
-            Events::Yaml(parser) => parser,
-            Events::Json(events) => {
-                return events.next_event().map_err(|NotJson| {
-                    let problem = Problem::Syntax("neither JSON nor YAML".to_owned());
-                    TreeError { document: self.number, position: Position::default(), problem }
-                });
-            }
-        };
-        match parser.next_event() {
-            Some(Ok((event, span))) => Ok((event, position(span.start))),
-            Some(Err(error)) => Err(self.syntax(&error)),
-            None => Ok((Event::StreamEnd, Position::default())),
-        }
-    }
-
-    fn syntax(&self, error: &ScanError) -> TreeError {
-        let problem = Problem::Syntax(error.info().to_owned());
-        TreeError { document: self.number.max(1), position: position(*error.marker()), problem }
-    }
-
-    fn read_document(&mut self) -> Result<Document<'t>, TreeError> {
-        let mut builder = Builder::new(self.limits);
-        loop {
-            let (event, position) = self.next_event()?;
-            let done = builder.event(event, position);
-            let done =
-                done.map_err(|problem| TreeError { document: self.number, position, problem })?;
-            if let Some(root) = done {
-                return Ok(Document {
-                    number: self.number,
-                    root,
-                    has_duplicates: builder.has_duplicates,
-                });
-            }
-        }
-    }
-}
-
-impl<'t> Iterator for Documents<'t> {
-    type Item = Result<Document<'t>, TreeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while !self.ended {
-            let result = match self.next_event() {
-                Ok((Event::DocumentStart(_), _)) => {
-                    self.number = self.number.saturating_add(1);
-                    self.read_document()
-                }
-                Ok((Event::StreamEnd, _)) => break,
-                Ok(_) => continue,
-                Err(error) => Err(error),
-            };
-            self.ended = result.is_err();
-            return Some(result);
-        }
-        self.ended = true;
-        None
-    }
-}
-
-fn position(marker: Marker) -> Position {
-    let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Position { line: count(marker.line()), column: count(marker.col()).saturating_add(1) }
-}
-
 /// Puts the events of one document together, within limits.
-struct Builder<'t> {
+pub(super) struct Builder<'t> {
     limits: Limits,
     open: Vec<Open<'t>>,
     anchors: HashMap<usize, (Node<'t>, usize)>,
@@ -204,7 +91,7 @@ enum Content<'t> {
 }
 
 impl<'t> Builder<'t> {
-    fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
             open: Vec::new(),
@@ -217,7 +104,11 @@ impl<'t> Builder<'t> {
     }
 
     /// Takes an event; returns the root once it is complete.
-    fn event(&mut self, event: Event<'t>, position: Position) -> Result<Option<Node<'t>>, Problem> {
+    pub(super) fn event(
+        &mut self,
+        event: Event<'t>,
+        position: Position,
+    ) -> Result<Option<Node<'t>>, Problem> {
         match event {
             Event::Alias(id) => {
                 self.is_plain = false;
@@ -252,6 +143,11 @@ impl<'t> Builder<'t> {
                 Err(Problem::Syntax("unexpected end of the document".to_owned()))
             }
         }
+    }
+
+    /// Returns whether some mapping so far has a key twice.
+    pub(super) const fn has_duplicates(&self) -> bool {
+        self.has_duplicates
     }
 
     fn push(&mut self, open: Open<'t>) -> Result<Option<Node<'t>>, Problem> {

@@ -9,6 +9,7 @@ use netpol_core::model::{Cluster, ObjectRef, Protocol};
 
 /// A flow as a case writes it, with the verdict it demands.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct ExpectedFlow {
     /// The flow as written, such as `x/a -> y/b:80/TCP`.
     pub text: String,
