@@ -2,6 +2,7 @@
 
 mod csv;
 mod dot;
+mod doubt;
 mod json;
 mod table;
 mod view;
@@ -19,17 +20,20 @@ use crate::outcome::Outcome;
 use crate::output::progress::Progress;
 use crate::output::say;
 
+use doubt::Doubt;
 use view::View;
 
 pub(crate) fn run(session: Session, args: &MatrixArgs) -> anyhow::Result<Outcome> {
     let input = Input::load(&args.input, &args.evaluation, Vec::new(), Vec::new())?;
     let ruleset = compile_quietly(session, &input, &args.evaluation);
     let family = family(args.family, &ruleset);
-    let (view, notes) = {
+    let (view, notes, doubt) = {
         let _progress = Progress::start("computing the matrix");
         let matrix = Matrix::new(&ruleset, family);
-        let notes = notes(&input, &ruleset, &matrix);
-        (View::new(&input, matrix, args.port), notes)
+        let doubt = doubt::doubt(&input, &ruleset, &matrix, args.port);
+        let mut notes = notes(&input, &ruleset, &matrix);
+        notes.extend(about(&doubt));
+        (View::new(&input, matrix, args.port), notes, doubt)
     };
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
@@ -43,7 +47,22 @@ pub(crate) fn run(session: Session, args: &MatrixArgs) -> anyhow::Result<Outcome
     if !session.quiet && matches!(args.output, MatrixForm::Csv | MatrixForm::Dot) {
         notes.iter().for_each(|note| say(format_args!("note: {note}")));
     }
-    Ok(Outcome::Holds)
+    Ok(if args.strict && doubt != Doubt::Nothing { Outcome::Uncertain } else { Outcome::Holds })
+}
+
+fn about(doubt: &Doubt) -> Option<String> {
+    match doubt {
+        Doubt::Nothing => None,
+        Doubt::Pairs(pairs) => Some(format!(
+            "uncertain, since addresses that the manifests do not give decide: {} (OFF-006)",
+            list(pairs.iter().map(String::as_str))
+        )),
+        Doubt::Unknown => Some(
+            "rules name address ranges, and the manifests do not give the pods' addresses: whether ranges hold pods is \
+             not known; `netpol verdict` says it for each flow (OFF-006)"
+                .to_owned(),
+        ),
+    }
 }
 
 fn family(choice: FamilyChoice, ruleset: &Ruleset) -> Family {

@@ -92,6 +92,11 @@ fn a_shell_opens_in_the_network_of_the_pod() {
 }
 
 #[test]
+fn without_pods_there_is_nothing_to_send() {
+    assert_eq!(netpol(&["lab", "-q", "-f", &format!("{SHOP}/namespaces.yaml")]).code, 2);
+}
+
+#[test]
 fn an_unknown_pod_for_the_shell_is_an_error_before_anything_is_built() {
     let run = netpol(&["lab", "-q", "-f", SHOP, "--shell", "storefront/nobody"]);
     assert_eq!(run.code, 2);

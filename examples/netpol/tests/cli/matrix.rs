@@ -49,6 +49,7 @@ fn the_matrix_of_the_shop() {
             12 is 203.0.113.0/26, 203.0.113.128/25
             note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
             note: 8 pods without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+            note: uncertain, since addresses that the manifests do not give decide: kube-system/coredns -> edge/gateway, monitoring/prometheus -> edge/gateway (OFF-006)
         "#]],
     );
 }
@@ -90,6 +91,7 @@ fn one_port_makes_it_small() {
             - 0.0.0.0-169.254.169.253 (+2) is 0.0.0.0-169.254.169.253, 169.254.169.255-198.51.99.255, 198.51.101.0-255.255.255.255
             - note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
             - note: 8 pods without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+            - note: uncertain, since addresses that the manifests do not give decide: kube-system/coredns -> edge/gateway, monitoring/prometheus -> edge/gateway (OFF-006)
         "#]],
     );
 }
@@ -205,6 +207,22 @@ fn no_pods_no_matrix() {
         note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
         [exit 0]
     "#]].assert_eq(&run.all());
+}
+
+#[test]
+fn cells_that_hang_on_unknown_addresses_are_named_and_strict_exits_with_3() {
+    let manifests = PAIR.replace("status: {podIP: 10.0.0.1}", "status: {}");
+    let run = netpol_with_stdin(&["matrix", "-q", "--strict", "-f", "-"], &manifests);
+    assert!(
+        run.stdout.contains(
+            "note: uncertain, since addresses that the manifests do not give decide: x/a -> x/b"
+        ),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(run.code, 3);
+    let known = ["matrix", "-q", "--strict", "-f", "-", "--pod-cidr", "10.0.0.0/24"];
+    assert_eq!(netpol_with_stdin(&known, &manifests).code, 0);
 }
 
 /// The matrix says of every pair and port what `verdict` says.
