@@ -317,6 +317,10 @@ pub(crate) struct MatrixArgs {
     #[arg(long, value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
     pub(crate) port: Option<(Protocol, u16)>,
 
+    /// Exit with 3 if what passes between some pods hangs on addresses that the manifests do not give.
+    #[arg(long)]
+    pub(crate) strict: bool,
+
     /// The address family to show; `auto` is IPv4 if any pod has an IPv4 address.
     #[arg(long, value_enum, default_value_t = FamilyChoice::Auto, value_name = "FAMILY")]
     pub(crate) family: FamilyChoice,

@@ -61,9 +61,10 @@ fn without_nft_the_expected_matrix_is_printed_with_the_reason_and_exit_code_3() 
     expect![[r#"
         What follows is only what is expected; no packet was sent.
 
-        expected deny   observed nothing (not sent)  storefront/web -> data/redis:6379  (10.244.0.8 -> 10.244.0.4 6379/TCP)
+        expected  observed              flow
+        deny      nothing (not sent)    storefront/web -> data/redis:6379  (10.244.0.8 -> 10.244.0.4 6379/TCP)
 
-        1 flows expected: 0 allowed, 1 denied; none tried
+        1 flow expected: 0 allowed, 1 denied; none tried
     "#]].assert_eq(&rest);
     assert_eq!(run.code, 3);
 }
@@ -88,6 +89,11 @@ fn a_shell_opens_in_the_network_of_the_pod() {
         assert!(run.stderr.contains("network of pod storefront/web (10.244.0.8"), "{}", run.all());
         assert!(run.stdout.contains("10.244.0.8"), "{}", run.stdout);
     }
+}
+
+#[test]
+fn without_pods_there_is_nothing_to_send() {
+    assert_eq!(netpol(&["lab", "-q", "-f", &format!("{SHOP}/namespaces.yaml")]).code, 2);
 }
 
 #[test]
