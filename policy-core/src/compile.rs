@@ -63,12 +63,12 @@ pub fn compile(cluster: &Cluster, options: &Options) -> Compiled {
         Scope::Cluster => cluster
             .nodes
             .iter()
-            .map(|(name, node)| (name.clone(), node.addresses.clone()))
+            .map(|(name, node)| (name.clone(), ascending(&node.addresses)))
             .collect(),
         Scope::Node(name) => cluster
             .nodes
             .get(name)
-            .map(|node| BTreeMap::from([(name.clone(), node.addresses.clone())]))
+            .map(|node| BTreeMap::from([(name.clone(), ascending(&node.addresses))]))
             .unwrap_or_default(),
     };
     let parts = Parts {
@@ -82,4 +82,12 @@ pub fn compile(cluster: &Cluster, options: &Options) -> Compiled {
     let ruleset = Ruleset::new(parts);
     debug_assert_eq!(verify(&ruleset), Vec::new());
     Compiled { ruleset, diagnostics }
+}
+
+/// The order in which an object lists its addresses means nothing, so it must not reach the ruleset.
+fn ascending(addresses: &[core::net::IpAddr]) -> Vec<core::net::IpAddr> {
+    let mut addresses = addresses.to_vec();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }

@@ -19,6 +19,8 @@ mod peer_set;
 mod pipeline;
 mod ruleset;
 mod selector;
+#[cfg(feature = "serde")]
+mod serde_form;
 mod text;
 mod uncertain;
 mod verify;
@@ -32,5 +34,7 @@ pub use pipeline::{
 };
 pub use ruleset::{Endpoint, OtherProtocols, OwnNodeEgress, Parts, Ruleset, Scope, Settings};
 pub use selector::{Selector, SelectorRequirement};
+#[cfg(feature = "serde")]
+pub use serde_form::{RulesetForm, SCHEMA_VERSION, SchemaError};
 pub use uncertain::depends_on_unknown_address;
 pub use verify::{Violated, verify};

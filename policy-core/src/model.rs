@@ -19,6 +19,7 @@ mod node;
 mod pod;
 mod port;
 mod service;
+mod violation;
 
 pub use cluster::Cluster;
 pub use cluster_network_policy::{
@@ -42,3 +43,4 @@ pub use service::{
     Endpoints, EndpointsAddress, EndpointsPort, Ingress, IngressBackend, IngressPath, Service,
     ServicePort, ServiceType, TargetPort,
 };
+pub use violation::Violation;

@@ -237,10 +237,13 @@ impl Block<'_> {
                 }
             }
         }
-        let names: Vec<Arc<str>> = match self.direction {
+        let mut names: Vec<Arc<str>> = match self.direction {
             Direction::Ingress => Vec::new(),
             Direction::Egress => named_ports(rule).cloned().collect(),
         };
+        // The order of `protocols` means nothing.
+        names.sort_unstable();
+        names.dedup();
         for (peer, ends) in ends {
             let made =
                 |(peers, ports)| Rule { rule: position, peer: Some(peer), action, peers, ports };

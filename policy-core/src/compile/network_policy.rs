@@ -183,7 +183,7 @@ impl Block<'_> {
             }
             Field::Unreadable => return self.unreadable(context, position, None),
         };
-        let names: Vec<(Protocol, Arc<str>)> = match self.direction {
+        let mut names: Vec<(Protocol, Arc<str>)> = match self.direction {
             Direction::Ingress => Vec::new(), // Resolved on the subject already.
             Direction::Egress => {
                 let ports = rule.ports.given().into_iter().flatten();
@@ -193,6 +193,9 @@ impl Block<'_> {
                     .collect()
             }
         };
+        // The order of `ports` means nothing.
+        names.sort_unstable();
+        names.dedup();
         for (peer, ends) in self.ends(context, position, rule) {
             let made = |(peers, ports)| Rule {
                 rule: position,
