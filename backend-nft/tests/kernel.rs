@@ -36,12 +36,18 @@ use netpol_nft::{Nft, NftDataplane};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 
+/// Moves the calling thread into a network namespace of its own.
+fn enter_fresh_namespace() -> bool {
+    // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
+    #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    result == 0
+}
+
 /// Runs a test in a fresh network namespace, on a thread of its own that takes the namespace with it.
 fn in_namespace(test: fn()) {
     let run = std::thread::spawn(move || {
-        // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-        #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-        let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        let entered = enter_fresh_namespace();
         if entered {
             test();
         }
@@ -168,6 +174,29 @@ fn a_table_that_another_process_owns_is_left_alone_and_named() {
         owner.wait().unwrap();
         NftDataplane::new().sync(&ruleset).unwrap();
         assert_in_kernel(&ruleset);
+    });
+}
+
+#[test]
+fn one_dataplane_serves_the_namespace_that_it_is_called_in() {
+    in_namespace(|| {
+        let rulesets = samples(2);
+        let mut dataplane = NftDataplane::new();
+        dataplane.sync(&rulesets[0]).unwrap();
+        let mut dataplane = std::thread::scope(|scope| {
+            let elsewhere = || {
+                enter_fresh_namespace();
+                dataplane.sync(&rulesets[1]).unwrap();
+                assert_in_kernel(&rulesets[1]);
+                dataplane
+            };
+            scope.spawn(elsewhere).join().unwrap()
+        });
+        assert_in_kernel(&rulesets[0]);
+        dataplane.sync(&rulesets[1]).unwrap();
+        assert_in_kernel(&rulesets[1]);
+        dataplane.remove().unwrap();
+        assert_eq!(nft(&["list", "ruleset"], ""), "");
     });
 }
 
