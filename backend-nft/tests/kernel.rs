@@ -7,11 +7,12 @@
 
 extern crate alloc;
 
-#[path = "../src/apply/listing.rs"]
+#[path = "support/listing.rs"]
 mod listing;
 #[path = "support/rulesets.rs"]
 mod rulesets;
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -81,6 +82,100 @@ fn nft_loads_the_text_and_lists_the_same() {
             assert_in_kernel(&ruleset);
             nft(&["delete", "table", "inet", "netpol"], "");
         }
+    });
+}
+
+/// Keeps what is about rules: which chain, and its expressions.
+fn compiled(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let line = line.trim();
+        if line.starts_with("[ ") || (line.starts_with("inet netpol ") && !line.contains(" use ")) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[test]
+fn our_expressions_are_those_that_nft_compiles_from_the_text() {
+    in_namespace(|| {
+        let mut seen = 0;
+        for ruleset in samples(48) {
+            let script = Nft::default().lower(&ruleset).unwrap();
+            let theirs = nft(&["--debug=netlink", "-f", "-"], &script.to_string());
+            nft(&["delete", "table", "inet", "netpol"], "");
+            let ours = script.expressions();
+            assert_eq!(compiled(&ours), compiled(&theirs), "{script}");
+            seen += compiled(&ours).len();
+        }
+        assert!(seen > 10_000, "only {seen} lines were compared");
+    });
+}
+
+#[test]
+fn a_sync_of_what_is_there_writes_nothing() {
+    in_namespace(|| {
+        for ruleset in samples(12) {
+            let mut dataplane = NftDataplane::new();
+            dataplane.sync(&ruleset).unwrap();
+            let generation = dataplane.generation().unwrap();
+            dataplane.sync(&ruleset).unwrap();
+            assert_eq!(dataplane.generation().unwrap(), generation, "by memory");
+            let mut successor = NftDataplane::new();
+            successor.sync(&ruleset).unwrap();
+            assert_eq!(dataplane.generation().unwrap(), generation, "by looking");
+            nft(&["-f", "-"], "add table inet other\ndelete table inet other\n");
+            let generation = dataplane.generation().unwrap();
+            dataplane.sync(&ruleset).unwrap();
+            assert_eq!(dataplane.generation().unwrap(), generation, "by looking again");
+        }
+    });
+}
+
+#[test]
+fn a_table_that_another_process_owns_is_left_alone_and_named() {
+    in_namespace(|| {
+        let ruleset = samples(1).remove(0);
+        let mut owner = Command::new("nft")
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = owner.stdin.take().unwrap();
+        writeln!(stdin, "add table inet netpol {{ flags owner; }}\nlist tables").unwrap();
+        stdin.flush().unwrap();
+        while !nft(&["list", "tables"], "").contains("netpol") {
+            std::thread::yield_now();
+        }
+        let error = NftDataplane::new().sync(&ruleset).unwrap_err();
+        assert!(error.to_string().contains("inet netpol"), "{error:?}");
+        drop(stdin);
+        owner.wait().unwrap();
+        NftDataplane::new().sync(&ruleset).unwrap();
+        assert_in_kernel(&ruleset);
+    });
+}
+
+#[test]
+fn sync_comes_through_while_others_change_nftables() {
+    in_namespace(|| {
+        let rulesets = samples(24);
+        let text = "add table inet other\ndelete table inet other\n";
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // A thread starts in the namespace of the one that makes it.
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    nft(&["-f", "-"], text);
+                }
+            });
+            let synced = rulesets.iter().try_for_each(|ruleset| NftDataplane::new().sync(ruleset));
+            ended.store(true, Ordering::Relaxed);
+            synced.unwrap();
+        });
+        assert_in_kernel(rulesets.last().unwrap());
     });
 }
 

@@ -3,9 +3,11 @@
 //! `NETPOL_SEED` and `NETPOL_FLOWS` repeat or lengthen a run.
 #![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+extern crate alloc;
+
+use alloc::collections::BTreeSet;
+use core::fmt::Write as _;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use netpol_conformance::generate::{Campaign, Case, Oddities, Shape};
