@@ -3,7 +3,13 @@
 //! Every test works in a network namespace of its own, which ends with the test's thread. Without the privilege for that
 //! the tests say loudly that they did not run; with `NETPOL_REQUIRE_KERNEL=1` they fail.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "test support")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::print_stderr,
+    reason = "test support"
+)]
 
 extern crate alloc;
 
@@ -12,23 +18,36 @@ mod listing;
 #[path = "support/rulesets.rs"]
 mod rulesets;
 
+use alloc::sync::Arc;
+use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use listing::Listing;
 use netpol_core::backend::{Backend as _, Dataplane as _};
-use netpol_core::ir::Ruleset;
+use netpol_core::ir::{
+    Action, Direction, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule, RuleBlock,
+    Ruleset, Scope, Settings,
+};
+use netpol_core::model::ObjectRef;
+use netpol_core::net::PrefixSet;
 use netpol_nft::{Nft, NftDataplane};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 
+/// Moves the calling thread into a network namespace of its own.
+fn enter_fresh_namespace() -> bool {
+    // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
+    #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    result == 0
+}
+
 /// Runs a test in a fresh network namespace, on a thread of its own that takes the namespace with it.
 fn in_namespace(test: fn()) {
     let run = std::thread::spawn(move || {
-        // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-        #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-        let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        let entered = enter_fresh_namespace();
         if entered {
             test();
         }
@@ -159,6 +178,29 @@ fn a_table_that_another_process_owns_is_left_alone_and_named() {
 }
 
 #[test]
+fn one_dataplane_serves_the_namespace_that_it_is_called_in() {
+    in_namespace(|| {
+        let rulesets = samples(2);
+        let mut dataplane = NftDataplane::new();
+        dataplane.sync(&rulesets[0]).unwrap();
+        let mut dataplane = std::thread::scope(|scope| {
+            let elsewhere = || {
+                enter_fresh_namespace();
+                dataplane.sync(&rulesets[1]).unwrap();
+                assert_in_kernel(&rulesets[1]);
+                dataplane
+            };
+            scope.spawn(elsewhere).join().unwrap()
+        });
+        assert_in_kernel(&rulesets[0]);
+        dataplane.sync(&rulesets[1]).unwrap();
+        assert_in_kernel(&rulesets[1]);
+        dataplane.remove().unwrap();
+        assert_eq!(nft(&["list", "ruleset"], ""), "");
+    });
+}
+
+#[test]
 fn sync_comes_through_while_others_change_nftables() {
     in_namespace(|| {
         let rulesets = samples(24);
@@ -176,6 +218,117 @@ fn sync_comes_through_while_others_change_nftables() {
             synced.unwrap();
         });
         assert_in_kernel(rulesets.last().unwrap());
+    });
+}
+
+fn listed() -> Listing {
+    Listing::parse(&nft(&["list", "table", "inet", "netpol"], ""))
+}
+
+#[test]
+fn a_refusal_anywhere_leaves_the_old_rules_in_force_and_names_the_object() {
+    in_namespace(|| {
+        let rulesets = samples(4);
+        let mut refusals = 0;
+        for pair in rulesets.windows(2) {
+            let [old, new] = pair else { unreachable!() };
+            NftDataplane::new().sync(old).unwrap();
+            let before = listed();
+            let after = Listing::parse(&Nft::default().lower(new).unwrap().to_string());
+            for operation in 0.. {
+                let mut dataplane = NftDataplane::new();
+                dataplane.refuse(operation);
+                let Err(error) = dataplane.sync(new) else { break };
+                refusals += 1;
+                assert_eq!(
+                    error.to_string(),
+                    "the kernel refused chain `no-such-chain` of table inet netpol"
+                );
+                let there = listed();
+                if there != before {
+                    // Refused while deleting what is out of use: the new rules are in force.
+                    for (name, object) in &after.objects {
+                        assert_eq!(there.objects.get(name), Some(object), "{operation}: {name:?}");
+                    }
+                    NftDataplane::new().sync(old).unwrap();
+                    assert!(listed() == before);
+                }
+            }
+            assert!(listed() == after);
+        }
+        assert!(refusals > 100, "only {refusals}");
+    });
+}
+
+#[test]
+fn a_successor_finishes_what_a_killed_process_left() {
+    in_namespace(|| {
+        let rulesets = samples(12);
+        for pair in rulesets.windows(2) {
+            let [old, new] = pair else { unreachable!() };
+            for transaction in 0..3 {
+                for goal in [old, new] {
+                    NftDataplane::new().sync(old).unwrap();
+                    let mut killed = NftDataplane::new();
+                    killed.end_before(transaction);
+                    let _ = killed.sync(new);
+                    drop(killed);
+                    NftDataplane::new().sync(goal).unwrap();
+                    assert_in_kernel(goal);
+                }
+            }
+        }
+    });
+}
+
+/// A set of pods by number.
+fn members(numbers: core::ops::Range<u32>) -> PeerSet {
+    let address = |number: u32| IpAddr::V4((0x0a40_0000 + number).into());
+    PeerSet {
+        selector: rulesets::pods_selector("many"),
+        addresses: numbers.map(address).collect(),
+        networks: PrefixSet::default(),
+    }
+}
+
+/// One pod that only the members of a set reach.
+fn open_to(set: &PeerSet) -> Ruleset {
+    let policy = PolicyRef {
+        kind: PolicyKind::NetworkPolicy,
+        object: ObjectRef::new("default", "many"),
+        uid: None,
+    };
+    let rule = Rule {
+        rule: 0,
+        peer: Some(0),
+        action: Action::Accept,
+        peers: Peers::Set(set.id()),
+        ports: Ports::Any,
+    };
+    let block = RuleBlock::new(Arc::new(policy), Direction::Ingress, vec![rule]);
+    let ingress = Pipeline {
+        network_policy: Some(vec![Arc::new(block)]),
+        ..Pipeline::open(Direction::Ingress)
+    };
+    let pod = rulesets::pod(0, &ingress, &Pipeline::open(Direction::Egress));
+    let scope = Scope::Node("n1".into());
+    rulesets::assemble(scope, Settings::default(), vec![pod], vec![set.clone()])
+}
+
+#[test]
+fn a_hundred_thousand_members_fit_one_transaction() {
+    in_namespace(|| {
+        let mut set = members(0..100_000);
+        let ruleset = open_to(&set);
+        let mut dataplane = NftDataplane::new();
+        dataplane.sync(&ruleset).unwrap();
+        assert_in_kernel(&ruleset);
+        set = members(1..100_001);
+        let ruleset = open_to(&set);
+        let generation = dataplane.generation().unwrap();
+        dataplane.sync(&ruleset).unwrap();
+        assert_in_kernel(&ruleset);
+        assert_eq!(dataplane.generation().unwrap(), generation + 1, "one edit of one set");
     });
 }
 
