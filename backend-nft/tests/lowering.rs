@@ -38,7 +38,7 @@ fn flows() -> Vec<Flow> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn the_program_judges_every_flow_as_the_ruleset_does(ruleset in rulesets::rulesets()) {

@@ -26,8 +26,8 @@ pub(crate) fn compile_scope(
         compile(&input.cluster, &Options { scope, settings: settings(evaluation) })
     };
     if !session.quiet {
-        input.say_remarks();
-        compiled.diagnostics.iter().for_each(|diagnostic| say(format_args!("note: {diagnostic}")));
+        input.say_notes(&compiled.diagnostics);
+        input.remarks().iter().for_each(|remark| say(format_args!("note: {remark}")));
     }
     Ok(compiled.ruleset)
 }
