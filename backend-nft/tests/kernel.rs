@@ -89,7 +89,7 @@ fn assert_in_kernel(ruleset: &Ruleset) {
 
 fn samples(count: usize) -> Vec<Ruleset> {
     let mut runner = TestRunner::deterministic();
-    let strategy = rulesets::rulesets();
+    let strategy = rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over);
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
@@ -348,15 +348,15 @@ fn sync_repairs_what_others_damaged() {
     in_namespace(|| {
         let mut dataplane = NftDataplane::new();
         let ruleset = samples(1).remove(0);
-        let set = "add set inet netpol egress-guard-4 { type ipv6_addr; }";
+        let set = "add set inet netpol own-addresses-4 { type ipv6_addr; }";
         for damage in [
             "flush chain inet netpol forward",
             "delete table inet netpol",
             "flush table inet netpol",
-            "flush map inet netpol egress-4",
+            "flush set inet netpol protocols-with-ports",
             "insert rule inet netpol to-pods accept",
             "add chain inet netpol foreign\nadd rule inet netpol foreign accept",
-            "add element inet netpol egress-guard-4 { 9.9.9.9 }",
+            "add element inet netpol own-addresses-4 { 9.9.9.9 . 9.9.9.9 }",
             &format!("delete table inet netpol\ntable inet netpol\n{set}"),
             "delete table inet netpol\ntable inet netpol { chain forward { type filter hook output priority 7; }\n }",
         ] {
