@@ -60,6 +60,7 @@ impl Judge<'_> {
     pub(crate) fn judge(&self, flow: &ResolvedFlow) -> Result<Judged, ResolveError> {
         let mut doubts = Vec::new();
         let mut notes = self.end_notes(&flow.source);
+        notes.extend(flow.hint.clone());
         let (service, targets) = match &flow.targets {
             Targets::One(target) => (None, core::slice::from_ref(target)),
             Targets::Service { service, backends } => (Some(service), backends.as_slice()),

@@ -86,9 +86,6 @@ impl Input {
         let Some(node) = node else { return Ok(ir::Scope::Cluster) };
         match self.cluster.nodes.get_key_value(node) {
             Some((name, _)) => Ok(ir::Scope::Node(name.clone())),
-            None if self.cluster.nodes.is_empty() => bail!(
-                "no node `{node}`: no manifest declares a node and no pod names one in `spec.nodeName`"
-            ),
             None => bail!(
                 "no node `{node}`; there are: {}",
                 list(self.cluster.nodes.keys().map(AsRef::as_ref))
@@ -136,7 +133,8 @@ impl Input {
         if !self.assigned.scheduled.is_empty() {
             let nodes = list(self.cluster.nodes.keys().map(AsRef::as_ref));
             let pods = count(self.assigned.scheduled.len(), "pod");
-            remarks.push(format!("{pods} on no node in the manifests: spread over {nodes}"));
+            let how = if self.cluster.nodes.len() == 1 { "put on" } else { "spread over" };
+            remarks.push(format!("{pods} on no node in the manifests: {how} {nodes}"));
         }
         let mentioned: Vec<&str> = self
             .cluster

@@ -20,6 +20,8 @@ pub(crate) use error::ResolveError;
 pub(crate) struct ResolvedFlow {
     pub(crate) source: End,
     pub(crate) targets: Targets,
+    /// What the author of the flow may have meant instead.
+    pub(crate) hint: Option<String>,
 }
 
 /// Where a flow goes.
@@ -123,7 +125,39 @@ pub(crate) fn resolve(
             service::targets(input, service, &flow.service)?
         }
     };
-    Ok(ResolvedFlow { source, targets })
+    let hint = service_meant(input, default_namespace, flow, &targets);
+    Ok(ResolvedFlow { source, targets, hint })
+}
+
+/// Pods and Services often share a name, and Services often have ports that their pods do not.
+fn service_meant(
+    input: &Input,
+    default_namespace: &str,
+    flow: &FlowText,
+    targets: &Targets,
+) -> Option<String> {
+    let (EndText::Named { namespace, name, kind: None }, Targets::One(target)) =
+        (&flow.destination, targets)
+    else {
+        return None;
+    };
+    let (EndKind::Pod(pod), Wanted::Port(protocol, number)) = (&target.end.what, target.wanted)
+    else {
+        return None;
+    };
+    let service = ObjectRef::new(namespace.as_deref().unwrap_or(default_namespace), name);
+    let forwards = input.cluster.services.get(&service)?.ports.iter();
+    let mut forwards =
+        forwards.filter(|port| port.port.get() == number && port.protocol == protocol);
+    let pod = input.cluster.pods.get(pod)?;
+    let mut declared = pod.resolvable_ports();
+    if declared.any(|port| port.port.get() == number && port.protocol == protocol) {
+        return None;
+    }
+    forwards.next()?;
+    Some(format!(
+        "judged at port {number} of the pod; Service {service} has that port too, and `svc/{service}:{number}` judges it"
+    ))
 }
 
 fn address_end(address: IpAddr) -> End {

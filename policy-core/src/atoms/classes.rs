@@ -39,7 +39,8 @@ impl fmt::Display for ClassId {
 /// All addresses of both families, partitioned into classes: two addresses are of one class exactly if the same of the
 /// peer sets in use hold both.
 ///
-/// The number of classes follows the sets in use, not the labels in the cluster. A look-up asks the table of exact
+/// The number of classes follows the sets in use, not the labels in the cluster. Memory follows the addresses, and for
+/// each class the sets that hold it: thousands of wide ranges that overlap everywhere cost their square. A look-up asks the table of exact
 /// addresses first, then the ranges; both are disjoint in themselves. Numbers are a function of the sets for
 /// [`Classes::new`], and of the sets and the changes since afterwards.
 ///

@@ -19,7 +19,13 @@ pub(crate) fn compile_scope(
     evaluation: &EvaluationArgs,
     node: Option<&str>,
 ) -> anyhow::Result<Ruleset> {
-    let input = Input::load(input, evaluation, Vec::new(), Vec::new())?;
+    let mut input = Input::load(input, evaluation, Vec::new(), Vec::new())?;
+    if let Some(node) = node
+        && input.cluster.nodes.is_empty()
+    {
+        // Manifests that know no node at all are asked as if that one were the whole cluster.
+        input = input.schedule(vec![node.into()], Vec::new());
+    }
     let scope = input.scope(node)?;
     let compiled = {
         let _progress = Progress::start("compiling policies");

@@ -54,6 +54,14 @@ fn a_node_that_is_not_there_is_an_error_with_those_that_are() {
 }
 
 #[test]
+fn manifests_that_know_no_node_are_asked_as_if_the_one_named_were_the_cluster() {
+    let run = netpol(&["compile", "-f", SHOP, "--node", "n1"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("endpoint backend/api on n1 "), "{}", run.stdout);
+    assert!(run.stderr.contains("8 pods on no node in the manifests: put on n1"), "{}", run.stderr);
+}
+
+#[test]
 fn lower_prints_a_table_of_the_node() {
     let run =
         netpol_with_stdin(&["lower", "-q", "-f", "-", "--node", "n1", "--backend", "nft"], PAIR);

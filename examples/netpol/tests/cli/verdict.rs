@@ -88,6 +88,20 @@ fn a_service_is_judged_at_its_backends_and_their_target_port() {
 }
 
 #[test]
+fn a_port_that_only_the_service_of_that_name_has_is_pointed_out() {
+    check_shop(
+        &["--flow", "storefront/web -> backend/api:80"],
+        &expect![[r#"
+        deny   storefront/web -> backend/api:80
+               egress    deny  isolated by NetworkPolicy storefront/default-deny, storefront/web, and no rule matches
+               ingress   deny  isolated by NetworkPolicy backend/api, backend/default-deny, and no rule matches
+               note      judged at port 80 of the pod; Service backend/api has that port too, and `svc/backend/api:80` judges it
+        [exit 1]
+    "#]],
+    );
+}
+
+#[test]
 fn flows_of_a_file_follow_those_of_the_command_line_and_comments_are_skipped() {
     let flows = "# who may\n\nstorefront/web -> backend/api:8000\n  # not\nbackend/api -> data/redis:redis\n";
     let arguments = [

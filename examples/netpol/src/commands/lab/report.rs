@@ -13,7 +13,7 @@ use crate::commands::verdict::report::verdict_name;
 use crate::evaluate::protocol_and_port;
 use crate::input::{Input, count};
 use crate::output::Style;
-use crate::output::table::Table;
+use crate::output::table::{Table, letter};
 
 const SCHEMA: &str = "netpol.lab/v1";
 const WIDEST: usize = 40;
@@ -246,15 +246,6 @@ fn passing(trials: &[&Trial], passes: impl Fn(&Trial) -> bool) -> String {
         Some(_) | None => name.clone(),
     };
     passing.iter().map(name).collect::<Vec<_>>().join(" ")
-}
-
-/// A, B, … Z, AA, AB, …
-fn letter(index: u32) -> String {
-    let last = char::from_u32(u32::from('A') + index % 26).unwrap_or('A');
-    match index / 26 {
-        0 => last.to_string(),
-        more => letter(more - 1) + &last.to_string(),
-    }
 }
 
 #[derive(Serialize)]

@@ -8,7 +8,7 @@ use netpol_core::matrix::Allowed;
 use super::view::{Group, View};
 use crate::input::list;
 use crate::output::Style;
-use crate::output::table::Table;
+use crate::output::table::{Table, letter};
 
 /// Wider tables are not read any more; a list is.
 const WIDEST: usize = 40;
@@ -154,14 +154,5 @@ impl Legend {
             }
         };
         view.cells.get(&(from, to)).map_or_else(|| Self::NOTHING.to_owned(), of)
-    }
-}
-
-/// A, B, … Z, AA, AB, …
-fn letter(index: u32) -> String {
-    let last = char::from_u32(u32::from('A') + index % 26).unwrap_or('A');
-    match index / 26 {
-        0 => last.to_string(),
-        more => letter(more - 1) + &last.to_string(),
     }
 }
