@@ -5,14 +5,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
-use super::context::Context;
+use super::plan::{NameQuery, PortQuery, World};
 use crate::ir::{NamespaceScope, PeerSelector, Peers, Ports, ResolvedPort, Selector};
 use crate::model::Protocol;
 use crate::net::{PortSet, PrefixSet};
 
 /// The other end of a rule before its ports are known.
-#[derive(Clone, Debug)]
-pub(super) enum Ends {
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Ends {
     /// Everybody.
     Any,
     /// Policed pods.
@@ -25,61 +25,48 @@ pub(super) enum Ends {
 
 impl Ends {
     /// Every policed pod: what a port name with no peers can resolve on (NP-088).
-    fn all_pods() -> (NamespaceScope, Selector) {
+    const fn all_pods() -> (NamespaceScope, Selector) {
         (NamespaceScope::Matching(Selector::everything()), Selector::everything())
     }
 
     /// Returns the peers where ports do not narrow them.
-    pub(super) fn peers(&self, context: &mut Context<'_>) -> Peers {
+    pub(super) fn peers(&self, world: &mut impl World) -> Peers {
         match self {
             Self::Any => Peers::Any,
             Self::Pods(namespaces, pods) => {
                 let (namespaces, pods) = (namespaces.clone(), pods.clone());
-                Peers::Set(context.peer_set(PeerSelector::Pods { namespaces, pods, port: None }))
+                Peers::Set(world.peer_set(PeerSelector::Pods { namespaces, pods, port: None }))
             }
             Self::Nodes(selector) => {
-                Peers::Set(context.peer_set(PeerSelector::Nodes(selector.clone())))
+                Peers::Set(world.peer_set(PeerSelector::Nodes(selector.clone())))
             }
             Self::Networks(networks) => {
-                Peers::Set(context.peer_set(PeerSelector::Networks(networks.clone())))
+                Peers::Set(world.peer_set(PeerSelector::Networks(networks.clone())))
             }
         }
     }
 
     /// Returns the ends on which a port name resolves, one entry for each number (NP-087, NP-088, DEC-15).
     ///
-    /// `protocol` narrows to one protocol; `None` takes every one (CNP-054). Ends without names (nodes, addresses that
-    /// are no pod) resolve nothing (NP-090).
-    pub(super) fn resolve(
-        &self,
-        context: &mut Context<'_>,
-        name: &Arc<str>,
-        protocol: Option<Protocol>,
-    ) -> Vec<(Peers, Ports)> {
-        let (rows, networks) = match self {
-            Self::Any => {
-                let (namespaces, pods) = Self::all_pods();
-                (context.select(&namespaces, &pods), None)
+    /// Ends without names (nodes, addresses that are no pod) resolve nothing (NP-090).
+    pub(super) fn resolve(&self, world: &mut impl World, port: &PortQuery) -> Vec<(Peers, Ports)> {
+        let name = &port.name;
+        let numbers: BTreeSet<(Protocol, NonZeroU16)> = match self {
+            Self::Pods(namespaces, pods) => {
+                world.numbers(&NameQuery { namespaces, pods, networks: None, name })
             }
-            Self::Pods(namespaces, pods) => (context.select(namespaces, pods), None),
+            Self::Any => {
+                let (namespaces, pods) = &Self::all_pods();
+                world.numbers(&NameQuery { namespaces, pods, networks: None, name })
+            }
             Self::Networks(networks) => {
-                let (namespaces, pods) = Self::all_pods();
-                (context.select(&namespaces, &pods), Some(networks))
+                let (namespaces, pods) = &Self::all_pods();
+                world.numbers(&NameQuery { namespaces, pods, networks: Some(networks), name })
             }
             Self::Nodes(_) => return Vec::new(),
         };
-        let rows = rows.into_iter().filter_map(|row| context.pods.row(row));
-        let inside = rows.filter(|row| {
-            networks.is_none_or(|networks| {
-                row.addresses.iter().any(|address| networks.contains(*address))
-            })
-        });
-        let numbers: BTreeSet<(Protocol, NonZeroU16)> = inside
-            .flat_map(|row| row.pod.named_ports(name))
-            .filter(|(found, _)| protocol.is_none_or(|wanted| wanted == *found))
-            .collect();
         let mut resolved = Vec::with_capacity(numbers.len());
-        for (protocol, number) in numbers {
+        for (protocol, number) in numbers.into_iter().filter(|(found, _)| port.accepts(*found)) {
             let port = ResolvedPort { name: name.clone(), protocol, number };
             let selector = match self {
                 Self::Networks(networks) => PeerSelector::PodsInNetworks(networks.clone(), port),
@@ -94,7 +81,7 @@ impl Ends {
                 }
             };
             let ports = PortSet::from_ranges([(protocol, number.get(), number.get())]);
-            resolved.push((Peers::Set(context.peer_set(selector)), Ports::Set(Arc::new(ports))));
+            resolved.push((Peers::Set(world.peer_set(selector)), Ports::Set(Arc::new(ports))));
         }
         resolved
     }

@@ -12,21 +12,21 @@ use crate::model::Tier;
 
 /// A tier of one direction. The order is the one bindings are sorted in.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     Admin(Direction),
     NetworkPolicy(Direction),
     Baseline(Direction),
 }
 
 impl Slot {
-    pub(super) const fn ordered(tier: Tier, direction: Direction) -> Self {
+    pub(crate) const fn ordered(tier: Tier, direction: Direction) -> Self {
         match tier {
             Tier::Admin => Self::Admin(direction),
             Tier::Baseline => Self::Baseline(direction),
         }
     }
 
-    const fn direction(self) -> Direction {
+    pub(crate) const fn direction(self) -> Direction {
         match self {
             Self::Admin(direction) | Self::NetworkPolicy(direction) | Self::Baseline(direction) => {
                 direction
