@@ -21,7 +21,7 @@ extern crate alloc;
 pub mod addresses;
 pub mod backend;
 pub mod compile;
-
+pub mod engine;
 pub mod explain;
 pub mod ir;
 
