@@ -2,5 +2,6 @@
 
 extern crate alloc;
 
+pub mod events;
 pub mod generate;
 pub mod oracle;

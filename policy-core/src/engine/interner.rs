@@ -99,10 +99,6 @@ impl<T> Interner<T> {
         self.entries.iter().map(|(id, entry)| (id, &entry.value))
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     pub(super) fn heap_bytes(&self) -> usize {
         self.entries.heap_bytes() + self.table.allocation_size()
     }

@@ -113,10 +113,6 @@ impl Matcher {
         &self.0
     }
 
-    pub(super) const fn is_everything(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Returns whether labels satisfy every demand (NP-041).
     pub(super) fn matches(&self, labels: &[Label]) -> bool {
         self.0.iter().all(|demand| {

@@ -124,15 +124,16 @@ impl Engine {
         policy.retired.extend(policy.sides.drain(..).flatten());
         policy.sides = alloc::vec![Vec::new(); plan.sides.len()];
         policy.plan = plan;
-        if policy.subject.is_none() {
-            return self.ask_for_subject(id);
-        }
+        let is_asked = policy.subject.is_some();
         let pods: Vec<Id> = policy.pods.iter().copied().collect();
         for pod in pods {
             let Some(ports) = self.pods.slab.get(pod).map(|pod| pod.ports) else { continue };
             self.enter_classes(id, ports);
         }
-        self.work.rebuild_all(id);
+        self.work.rebuild_all(id); // Also where it applies to no pod any more: the old classes must go.
+        if !is_asked {
+            self.ask_for_subject(id);
+        }
     }
 
     pub(super) fn delete_policy(&mut self, kind: PolicyKind, object: ObjectRef) {

@@ -157,10 +157,6 @@ impl<U: Copy + PartialEq> Selections<U> {
         });
         self.all.heap_bytes() + self.index.heap_bytes() + each.sum::<usize>()
     }
-
-    pub(super) const fn len(&self) -> usize {
-        self.all.len()
-    }
 }
 
 /// A namespace selector, resolved once for all selections that use it.

@@ -52,10 +52,6 @@ impl<T> Slab<T> {
         (0..).zip(&self.entries).filter_map(|(id, entry)| Some((id, entry.as_ref()?)))
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
-    }
-
     pub(super) const fn heap_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<Option<T>>() + self.free.capacity() * size_of::<Id>()
     }
