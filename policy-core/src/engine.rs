@@ -98,6 +98,7 @@ use crate::ir::{Parts, Ruleset, Scope};
 #[derive(Clone, Debug)]
 pub struct Engine {
     options: Options,
+    tuning: Tuning,
     /// The scope's node; [`NONE`] for the whole cluster.
     home: Symbol,
     /// Whether the first listing is complete.
@@ -120,10 +121,33 @@ pub struct Engine {
     work: Work,
 }
 
+/// Thresholds between ways that come to the same. The default suits clusters of every size; tests set others, so that
+/// small clusters go every way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Tuning {
+    /// Up to so many pods are looked at one by one rather than through the index by label.
+    pub few_pods: usize,
+    /// Selections of namespaces that are no more than so many are filed under each of them, others under none.
+    pub few_namespaces: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { few_pods: 32, few_namespaces: 64 }
+    }
+}
+
 impl Engine {
     /// An engine that knows of no object.
     #[must_use]
     pub fn new(options: Options) -> Self {
+        Self::with_tuning(options, Tuning::default())
+    }
+
+    /// As [`Engine::new`], with other thresholds.
+    #[must_use]
+    pub fn with_tuning(options: Options, tuning: Tuning) -> Self {
         let mut symbols = Symbols::default();
         let home = match &options.scope {
             Scope::Cluster => NONE,
@@ -133,6 +157,7 @@ impl Engine {
         let ruleset = Ruleset::new(Parts { scope, settings, ..Parts::default() });
         Self {
             options,
+            tuning,
             home,
             is_live: false,
             symbols,

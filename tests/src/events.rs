@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use netpol_core::compile::Options;
-use netpol_core::engine::Event;
+use netpol_core::engine::{Event, Tuning};
 use netpol_core::ir::{Flow, OtherProtocols, OwnNodeEgress, Scope, Settings};
 use netpol_core::model::{
     Cluster, ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, ObjectRef, Phase, Pod,
@@ -38,6 +38,8 @@ pub enum Happening {
 pub struct Script {
     /// What the engine is made for.
     pub options: Options,
+    /// Which ways it goes.
+    pub tuning: Tuning,
     /// What happens.
     pub happenings: Vec<Happening>,
     /// Flows between ends that occur.
@@ -85,7 +87,12 @@ impl Script {
             other_protocols: random.pick([OtherProtocols::Judge, OtherProtocols::Pass]),
         };
         let flows = cases.into_iter().flat_map(|case| case.flows).collect();
-        Self { options: Options { scope, settings }, happenings, flows }
+        let mut tuning = Tuning::default();
+        if !random.one_in(4) {
+            tuning.few_pods = random.below(4);
+            tuning.few_namespaces = random.below(3);
+        }
+        Self { options: Options { scope, settings }, tuning, happenings, flows }
     }
 
     /// Takes happenings away for as long as `fails` stays true.
@@ -115,7 +122,7 @@ impl Script {
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:?}", self.options)?;
+        writeln!(f, "{:?} {:?}", self.options, self.tuning)?;
         self.happenings.iter().try_for_each(|happening| writeln!(f, "{happening:#?}"))
     }
 }

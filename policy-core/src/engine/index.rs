@@ -21,6 +21,8 @@ pub(super) const EVERYWHERE: Place = NONE;
 #[derive(Clone, Debug, Default)]
 pub(super) struct SelectorIndex {
     lists: HashMap<Key, Vec<Id>>,
+    /// How many lists there are of a label key: most keys of most objects are asked for by nobody.
+    keys: HashMap<Symbol, u32>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -59,7 +61,13 @@ impl SelectorIndex {
     }
 
     pub(super) fn file(&mut self, place: Place, matcher: &Matcher, anchor: Anchor, id: Id) {
-        each_key(place, matcher, anchor, |key| self.lists.entry(key).or_default().push(id));
+        each_key(place, matcher, anchor, |key| {
+            let list = self.lists.entry(key).or_default();
+            if list.is_empty() {
+                *self.keys.entry(key.key).or_default() += 1;
+            }
+            list.push(id);
+        });
     }
 
     pub(super) fn unfile(&mut self, place: Place, matcher: &Matcher, anchor: Anchor, id: Id) {
@@ -68,23 +76,34 @@ impl SelectorIndex {
             if let Some(at) = list.iter().position(|other| *other == id) {
                 list.swap_remove(at);
             }
-            if list.is_empty() {
-                self.lists.remove(&key);
+            if !list.is_empty() {
+                return;
+            }
+            self.lists.remove(&key);
+            if let Some(count) = self.keys.get_mut(&key.key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.keys.remove(&key.key);
+                }
             }
         });
     }
 
-    /// Calls `found` for every selector filed in `place` that the labels may satisfy, each once.
-    pub(super) fn candidates(&self, place: Place, labels: &[Label], mut found: impl FnMut(Id)) {
+    /// Calls `found` for every selector filed in the places that the labels may satisfy, each once.
+    pub(super) fn candidates(&self, places: &[Place], labels: &[Label], mut found: impl FnMut(Id)) {
         if self.lists.is_empty() {
             return;
         }
         let mut look = |key, value| {
-            let list = self.lists.get(&Key { place, key, value });
-            list.into_iter().flatten().for_each(|id| found(*id));
+            for place in places {
+                let list = self.lists.get(&Key { place: *place, key, value });
+                list.into_iter().flatten().for_each(|id| found(*id));
+            }
         };
-        look(NONE, NONE);
-        for (key, value) in labels {
+        if self.keys.contains_key(&NONE) {
+            look(NONE, NONE);
+        }
+        for (key, value) in labels.iter().filter(|(key, _)| self.keys.contains_key(key)) {
             look(*key, *value);
             look(*key, NONE);
         }
@@ -92,7 +111,7 @@ impl SelectorIndex {
 
     pub(super) fn heap_bytes(&self) -> usize {
         let lists = self.lists.values().map(|list| list.capacity() * size_of::<Id>());
-        self.lists.allocation_size() + lists.sum::<usize>()
+        self.lists.allocation_size() + self.keys.allocation_size() + lists.sum::<usize>()
     }
 }
 

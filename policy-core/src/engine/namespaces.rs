@@ -8,7 +8,7 @@ use core::borrow::Borrow;
 use super::index::{EVERYWHERE, Postings, SelectorIndex};
 use super::interner::Interner;
 use super::labels::{LabelSets, Matcher, Symbols};
-use super::selections::{NamespaceSelector, WIDE};
+use super::selections::NamespaceSelector;
 use super::slab::Id;
 use crate::model::Operator;
 
@@ -44,7 +44,7 @@ impl Namespaces {
     /// Returns the namespace selectors that match labels, ascending.
     pub(super) fn matched(&self, labels: &[(Id, Id)]) -> Vec<Id> {
         let mut found = Vec::new();
-        self.index.candidates(EVERYWHERE, labels, |id| {
+        self.index.candidates(&[EVERYWHERE], labels, |id| {
             let selector = self.selectors.get(id);
             if selector.is_some_and(|selector| selector.matcher.matches(labels)) {
                 found.push(id);
@@ -60,6 +60,7 @@ impl Namespaces {
         symbols: &mut Symbols,
         labels: &LabelSets,
         matcher: &Matcher,
+        few: usize,
     ) -> (Id, bool) {
         if let Some(id) = self.selectors.find(matcher) {
             self.selectors.retain(id);
@@ -67,7 +68,7 @@ impl Namespaces {
         }
         let matching = self.matching(symbols, labels, matcher);
         let anchor = self.index.anchor(EVERYWHERE, matcher);
-        let is_wide = matching.len() > WIDE;
+        let is_wide = matching.len() > few;
         let id = self.selectors.acquire(matcher, || NamespaceSelector {
             matcher: matcher.clone(),
             matching,

@@ -201,7 +201,7 @@ impl Engine {
     }
 
     fn put_namespace(&mut self, namespace: &model::Namespace) {
-        let id = self.take_namespace(namespace.name());
+        let id = self.hold_namespace(namespace.name());
         let Some(known) = self.namespaces.all.get_mut(id) else { return };
         if core::mem::replace(&mut known.is_declared, true) {
             self.give_back_namespace(id); // It was held already.
@@ -228,18 +228,22 @@ impl Engine {
 
     /// Holds a namespace, which comes into being with the labels of one that is only mentioned (OFF-003).
     pub(super) fn take_namespace(&mut self, name: &Arc<str>) -> Id {
-        let id = self.namespaces.all.acquire::<str>(name, || Namespace {
-            name: name.clone(),
-            is_declared: false,
-            labels: None,
-            pods: BTreeSet::new(),
-            local: BTreeSet::new(),
-        });
+        let id = self.hold_namespace(name);
         if self.namespaces.all.get(id).is_some_and(|namespace| namespace.labels.is_none()) {
             let labels = self.mentioned_labels(name);
             self.relabel(id, labels);
         }
         id
+    }
+
+    fn hold_namespace(&mut self, name: &Arc<str>) -> Id {
+        self.namespaces.all.acquire::<str>(name, || Namespace {
+            name: name.clone(),
+            is_declared: false,
+            labels: None,
+            pods: BTreeSet::new(),
+            local: BTreeSet::new(),
+        })
     }
 
     pub(super) fn give_back_namespace(&mut self, id: Id) {

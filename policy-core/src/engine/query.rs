@@ -5,13 +5,10 @@ use alloc::vec::Vec;
 use super::Engine;
 use super::index::EVERYWHERE;
 use super::labels::{Demand, Label};
-use super::selections::{Question, Reach, WIDE};
+use super::selections::{Question, Reach};
 use super::slab::Id;
 use crate::ir::{NamespaceScope, Selector};
 use crate::model::Operator;
-
-/// Up to so many pods are looked at one by one rather than through an index.
-const FEW: usize = 32;
 
 /// Which pods count.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,8 +28,9 @@ impl Engine {
             NamespaceScope::Matching(selector) if selector.is_everything() => Reach::All,
             NamespaceScope::Matching(selector) => {
                 let matcher = self.matcher(selector);
-                let Self { namespaces, symbols, labels, .. } = self;
-                let (id, is_new) = namespaces.take_selector(symbols, labels, &matcher);
+                let Self { namespaces, symbols, labels, tuning, .. } = self;
+                let few = tuning.few_namespaces;
+                let (id, is_new) = namespaces.take_selector(symbols, labels, &matcher, few);
                 if !is_new {
                     matcher.give_back(symbols);
                 }
@@ -73,7 +71,7 @@ impl Engine {
         let bound = self.bound(question.reach, among);
         let demands = question.pods.demands();
         let by_value = || demands.iter().filter(|demand| demand.operator == Operator::In);
-        if bound > FEW {
+        if bound > self.tuning.few_pods {
             by_value().for_each(|demand| self.index_pods(demand));
             let narrowest = by_value().min_by_key(|demand| self.pods.postings.count(demand));
             if let Some(narrowest) = narrowest
@@ -197,13 +195,13 @@ impl Engine {
     }
 
     fn join_namespace_selector(&mut self, selector: Id, namespace: Id) {
-        let Self { namespaces, subjects, peers, .. } = self;
+        let Self { namespaces, subjects, peers, tuning, .. } = self;
         let Some(known) = namespaces.selectors.get_mut(selector) else { return };
         known.matching.insert(namespace);
         if known.is_wide {
             return;
         }
-        if known.matching.len() <= WIDE {
+        if known.matching.len() <= tuning.few_namespaces {
             known.subjects.iter().for_each(|selection| subjects.file(*selection, namespace));
             known.peers.iter().for_each(|selection| peers.file(*selection, namespace));
             return;

@@ -145,8 +145,7 @@ impl<U: Copy + PartialEq> Selections<U> {
                 found.push(id);
             }
         };
-        self.index.candidates(namespace, labels, &mut consider);
-        self.index.candidates(EVERYWHERE, labels, &mut consider);
+        self.index.candidates(&[namespace, EVERYWHERE], labels, &mut consider);
         found.sort_unstable();
         found
     }
@@ -179,9 +178,6 @@ impl Borrow<Matcher> for NamespaceSelector {
         &self.matcher
     }
 }
-
-/// Beyond so many namespaces, selections are filed everywhere.
-pub(super) const WIDE: usize = 64;
 
 impl NamespaceSelector {
     pub(super) fn places(&self) -> Vec<Id> {

@@ -98,14 +98,18 @@ impl Engine {
                 }
             }
         }
-        self.unlist(id, view);
+        if after.is_none_or(|after| !same_lists(view, after)) {
+            self.unlist(id, view);
+        }
         if view.is_local && !after.is_some_and(|after| after.is_local) {
             self.drop_endpoint(id);
         }
     }
 
     fn join_all(&mut self, id: Id, before: Option<&View>, view: &View, moves: &Moves) {
-        self.list(id, view);
+        if before.is_none_or(|before| !same_lists(before, view)) {
+            self.list(id, view);
+        }
         if view.is_local {
             if let Some(pod) = self.pods.slab.get_mut(id)
                 && pod.subject.is_none()
@@ -186,4 +190,8 @@ impl Engine {
         let namespace = self.namespaces.all.get(pod.namespace)?;
         Some(ObjectRef { namespace: namespace.name.clone(), name: pod.name.clone() })
     }
+}
+
+fn same_lists(before: &View, after: &View) -> bool {
+    (before.labels, before.is_local) == (after.labels, after.is_local)
 }
