@@ -1,1 +1,38 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+extern crate alloc;
+
+#[cfg(feature = "apply")]
+mod apply;
+mod lower;
+#[cfg(feature = "apply")]
+mod netlink;
+pub mod script;
+
+#[cfg(feature = "apply")]
+#[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
+pub use apply::NftDataplane;
+pub use script::Script;
+
+use netpol_core::backend::{Backend, LowerError, Program};
+use netpol_core::ir::{Flow, Ruleset, Verdict};
+
+/// Lowers rulesets to nftables.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Nft;
+
+impl Backend for Nft {
+    type Program = Script;
+
+    fn lower(&self, ruleset: &Ruleset) -> Result<Script, LowerError> {
+        Ok(lower::lower(ruleset))
+    }
+}
+
+impl Program for Script {
+    fn verdict(&self, flow: &Flow) -> Verdict {
+        self.judge(flow)
+    }
+}

@@ -11,7 +11,7 @@ mod miss;
 mod places;
 
 pub use miss::Miss;
-pub use places::Place;
+pub use places::{Place, place};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,7 +19,6 @@ use core::fmt;
 use core::net::IpAddr;
 
 use self::miss::misses;
-use self::places::place;
 use crate::ir::{
     Action, Decision, Direction, Flow, Origin, PolicyRef, Reason, RuleBlock, Ruleset, SideDecision,
     Verdict,
@@ -242,7 +241,7 @@ impl Explainer<'_> {
                 peer: None,
             };
             let place = place(self.cluster, &origin);
-            let action = Action::Accept;
+            let action = places::action(self.cluster, &origin);
             rules.push(RuleTrace {
                 origin,
                 action,

@@ -19,6 +19,7 @@
 extern crate alloc;
 
 pub mod addresses;
+pub mod atoms;
 pub mod backend;
 pub mod compile;
 pub mod engine;
@@ -28,3 +29,8 @@ pub mod ir;
 pub mod matrix;
 pub mod model;
 pub mod net;
+
+/// The example of the README, kept true.
+#[doc = include_str!("../../README.md")]
+#[cfg(doctest)]
+pub struct Readme;

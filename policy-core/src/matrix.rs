@@ -1,8 +1,8 @@
 //! Who reaches whom, on classes of pods instead of pod × pod.
 //!
 //! Two endpoints are of one class if the same pipelines judge them and every peer set in use treats them alike; two
-//! addresses outside the cluster, if every range in use does. Each cell is found by asking the one evaluator
-//! ([`decide`](crate::ir::decide)) at every port where an answer can change.
+//! addresses outside the cluster, if every range in use does. The classes are those of
+//! [`atoms`](crate::atoms), and each cell is what their pieces let pass.
 //!
 //! A pod to itself is always allowed (NP-120), a node to its pods too (NP-125), and neither stands in the matrix
 //! (OFF-010).
@@ -11,18 +11,18 @@
     reason = "reports are read field by field; a new one must reach every reader"
 )]
 
-mod allowed;
 mod classes;
 
-pub use allowed::Allowed;
+pub use crate::atoms::Allowed;
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 
-use self::classes::{Class, Classes, ExternalClass};
-use crate::ir::{Family, PipelineId, Ruleset};
+use crate::atoms::{Atoms, ClassId, Classes, Verdicts};
+use crate::ir::{Family, PipelineId, Ruleset, Situation};
 use crate::model::ObjectRef;
 use crate::net::PrefixSet;
 
@@ -54,13 +54,15 @@ impl Matrix {
     /// Computes the matrix.
     #[must_use]
     pub fn new(ruleset: &Ruleset, family: Family) -> Self {
-        let classes = Classes::new(ruleset, family);
-        let mut sides = Sides { ruleset, known: HashMap::new() };
+        let classes = Classes::of_ruleset(ruleset);
+        let pods = classes::pods(ruleset, &classes, family);
+        let externals = classes::externals(&classes, family);
+        let mut sides = Sides { ruleset, classes: &classes, known: HashMap::new() };
         let mut cells = BTreeMap::new();
-        for (source, from) in classes.pods.iter().enumerate() {
-            for (destination, to) in classes.pods.iter().enumerate() {
-                let egress = sides.allowed(from.egress, Key::Pods(destination), &to.class);
-                let ingress = sides.allowed(to.ingress, Key::Pods(source), &from.class);
+        for (source, from) in pods.iter().enumerate() {
+            for (destination, to) in pods.iter().enumerate() {
+                let egress = sides.allowed(from.egress, to.class);
+                let ingress = sides.allowed(to.ingress, from.class);
                 insert(
                     &mut cells,
                     Party::Pods(source),
@@ -68,21 +70,18 @@ impl Matrix {
                     egress.intersection(&ingress),
                 );
             }
-            for (external, to) in classes.externals.iter().enumerate() {
-                let egress = sides.allowed(from.egress, Key::External(external), &to.class);
-                insert(&mut cells, Party::Pods(source), Party::External(external), egress);
-                let ingress = sides.allowed(from.ingress, Key::External(external), &to.class);
-                insert(&mut cells, Party::External(external), Party::Pods(source), ingress);
+            for (external, to) in externals.iter().enumerate() {
+                let (pods, external) = (Party::Pods(source), Party::External(external));
+                let egress = sides.allowed(from.egress, to.class);
+                insert(&mut cells, pods, external, Allowed::clone(&egress));
+                let ingress = sides.allowed(from.ingress, to.class);
+                insert(&mut cells, external, pods, Allowed::clone(&ingress));
             }
         }
         Self {
             family,
-            pods: classes.pods.into_iter().map(|class| class.members).collect(),
-            externals: classes
-                .externals
-                .into_iter()
-                .map(|class: ExternalClass| class.addresses)
-                .collect(),
+            pods: pods.into_iter().map(|class| class.members).collect(),
+            externals: externals.into_iter().map(|class| class.addresses).collect(),
             cells,
         }
     }
@@ -105,28 +104,25 @@ fn insert(
     }
 }
 
-/// Which class a side is asked about.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-enum Key {
-    Pods(usize),
-    External(usize),
-}
-
-/// What each pipeline lets pass for each class, asked once.
+/// What each pipeline lets pass for each class, folded once.
 struct Sides<'a> {
     ruleset: &'a Ruleset,
-    known: HashMap<(PipelineId, Key), Allowed>,
+    classes: &'a Classes,
+    known: HashMap<PipelineId, Verdicts>,
 }
 
 impl Sides<'_> {
-    fn allowed(&mut self, pipeline: PipelineId, key: Key, peer: &Class) -> Allowed {
-        if let Some(known) = self.known.get(&(pipeline, key)) {
-            return known.clone();
+    fn allowed(&mut self, pipeline: PipelineId, peer: ClassId) -> Arc<Allowed> {
+        let Self { ruleset, classes, known } = self;
+        if let Some(verdicts) = known.get(&pipeline) {
+            return verdicts.allowed(peer).clone();
         }
-        let allowed = self.ruleset.pipeline(pipeline).map_or_else(Allowed::default, |pipeline| {
-            Allowed::by(pipeline, self.ruleset.settings(), |set| peer.contains(set))
-        });
-        self.known.insert((pipeline, key), allowed.clone());
+        // INVARIANT (closed references) says that the pipeline is there; without it nothing passes.
+        let Some(content) = ruleset.pipeline(pipeline) else { return Arc::default() };
+        let atoms = Atoms::unbounded(content, ruleset.settings(), classes);
+        let verdicts = atoms.without_origin(Situation::Ordinary);
+        let allowed = verdicts.allowed(peer).clone();
+        known.insert(pipeline, verdicts);
         allowed
     }
 }

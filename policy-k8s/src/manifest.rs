@@ -9,10 +9,12 @@ mod cluster_port;
 mod collect;
 mod contradiction;
 mod decode;
+mod documents;
 mod error;
 mod files;
 mod hint;
 mod ingress;
+mod json;
 mod lint;
 mod metadata;
 mod network_policy;
@@ -94,6 +96,8 @@ pub struct Limits {
     pub file_bytes: u64,
     /// Levels of nested collections.
     pub depth: usize,
+    /// Characters of one `[…]`, `{…}` or scalar in YAML; JSON has no such limit.
+    pub flow_characters: usize,
     /// Values in one document.
     pub nodes: usize,
     /// Values that anchors and aliases may copy in one document.
@@ -107,6 +111,7 @@ impl Default for Limits {
         Self {
             file_bytes: 256 << 20,
             depth: 200,
+            flow_characters: 2 << 20,
             nodes: 10_000_000,
             copied_nodes: 100_000,
             errors: 1000,

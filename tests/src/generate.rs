@@ -10,6 +10,7 @@
 )]
 
 mod campaign;
+mod case_file;
 mod cluster_network_policy;
 mod flows;
 mod network_policy;
@@ -102,13 +103,4 @@ fn cluster(random: &mut Random, shape: Shape) -> Cluster {
     network_policy::policies(random, &mut cluster, &namespaces, shape);
     cluster_network_policy::policies(random, &mut cluster, shape);
     cluster
-}
-
-impl core::fmt::Display for Case {
-    /// Writes the objects, the choices and the flows, so that the case can be saved and replayed.
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        writeln!(f, "{:#?}", self.cluster)?;
-        writeln!(f, "# {:?}", self.settings)?;
-        self.flows.iter().try_for_each(|flow| writeln!(f, "# {flow} ({:?})", flow.dialled))
-    }
 }

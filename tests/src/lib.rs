@@ -1,7 +1,12 @@
-//! The exam for netpol: an independent oracle, generators of adversarial clusters, and workloads for benchmarks.
+//! The exam for netpol backends: an independent oracle, case files, generators of adversarial clusters, workloads for
+//! benchmarks, and clusters of network namespaces that send real packets.
 
 extern crate alloc;
 
+pub mod cases;
 pub mod events;
+pub mod exam;
 pub mod generate;
+pub mod netlab;
 pub mod oracle;
+pub mod workload;

@@ -1,7 +1,9 @@
 //! What must not change a verdict, and which way a change may go (NP-007, NP-009).
 #![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
 
-use std::sync::Arc;
+extern crate alloc;
+
+use alloc::sync::Arc;
 
 use netpol_conformance::generate::{Campaign, Case, Random, Shape};
 use netpol_core::compile::{Options, compile};

@@ -1,10 +1,12 @@
 //! The oracle against `compile`: the same verdict, on both sides, by the same line of the reference algorithm.
 //!
-//! `NETPOL_SEED` and `NETPOL_FLOWS` repeat or lengthen a run; a million flows are the default in release.
+//! `NETPOL_SEED` and `NETPOL_FLOWS` repeat or lengthen a run; four million flows are the default in release.
 #![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+extern crate alloc;
+
+use alloc::collections::BTreeMap;
+use core::fmt::Write as _;
 
 use netpol_conformance::generate::{self, Campaign, Case, Oddities, Shape};
 use netpol_conformance::oracle::{self, Why};
@@ -46,8 +48,8 @@ fn told(flow: &Flow, judged: &oracle::Judged, decision: &Decision) -> String {
 
 #[track_caller]
 fn campaign(shape: Shape, millionths: u64) {
-    // Enough to notice a mistake in a debug build, a million in all for the gate.
-    let all = if cfg!(debug_assertions) { 60_000 } else { 1_000_000 };
+    // Enough to notice a mistake in a debug build, four million in all for the gate.
+    let all = if cfg!(debug_assertions) { 100_000 } else { 4_000_000 };
     let campaign = Campaign::from_env(shape, all * millionths / 1_000_000);
     match campaign.unwrap_or_else(|error| panic!("{error}")).run(difference) {
         Ok(report) => eprintln!("{report}"),

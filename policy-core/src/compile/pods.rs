@@ -119,11 +119,11 @@ pub(super) fn index(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// One live owner per address: a running pod before others, one that stays before one that is being deleted, then the
-/// newest, then the first by name (NP-140).
+/// One live owner per address: a pod that runs and stays before others, then the newest, then the first by name (NP-140).
+/// So a pod that is being deleted never keeps its address from the one that got it next.
 fn owners<'a>(cluster: &'a Cluster, diagnostics: &mut Vec<Diagnostic>) -> HashMap<IpAddr, &'a Pod> {
     let strength =
-        |pod: &Pod| (pod.phase == Phase::Running, !pod.terminating, pod.meta.created.clone());
+        |pod: &Pod| (pod.phase == Phase::Running && !pod.terminating, pod.meta.created.clone());
     let mut owners: HashMap<IpAddr, &'a Pod> = HashMap::with_capacity(cluster.pods.len());
     let mut contested: BTreeMap<IpAddr, Vec<&'a Pod>> = BTreeMap::new();
     for pod in cluster.pods.values().filter(|pod| pod.is_policed()) {

@@ -70,14 +70,13 @@ impl Engine {
             node,
             created,
             claimed: claimed.into(),
-            is_running: pod.phase == Phase::Running,
-            is_terminating: pod.terminating,
+            stays: pod.phase == Phase::Running && !pod.terminating,
             subject: None,
         };
         let known = self.pods.find(namespace, &object.name);
         let unchanged = known.and_then(|id| self.pods.slab.get(id)).is_some_and(|old| {
             (old.labels, old.ports, old.node, old.created) == (labels, ports, node, created)
-                && (old.is_running, old.is_terminating) == (new.is_running, new.is_terminating)
+                && old.stays == new.stays
                 && old.claimed == new.claimed
         });
         if unchanged {
@@ -161,8 +160,8 @@ impl Engine {
         self.pods.remove(id)
     }
 
-    /// Chooses the owner of an address that several claim: a running pod before others, one that stays before one that is
-    /// being deleted, then the newest, then the first by name (NP-140).
+    /// Chooses the owner of an address that several claim: a pod that runs and stays before others, then the newest, then
+    /// the first by name (NP-140).
     fn settle(&mut self, address: core::net::IpAddr) {
         let Self { pods, symbols, namespaces, .. } = self;
         let strength = |id: &Id| {
@@ -170,7 +169,7 @@ impl Engine {
             let created = symbols.get(pod.created).map(AsRef::<str>::as_ref);
             let namespace = namespaces.all.get(pod.namespace).map(|namespace| &namespace.name);
             let name = Reverse((namespace, &pod.name));
-            Some((pod.is_running, !pod.is_terminating, created, name))
+            Some((pod.stays, created, name))
         };
         pods.claims.settle(address, |claimants| {
             claimants.iter().copied().max_by(|one, other| strength(one).cmp(&strength(other)))

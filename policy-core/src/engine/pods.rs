@@ -27,8 +27,8 @@ pub(super) struct Pod {
     pub(super) created: Symbol,
     /// Ascending.
     pub(super) claimed: Box<[IpAddr]>,
-    pub(super) is_running: bool,
-    pub(super) is_terminating: bool,
+    /// Whether it runs and is not being deleted: then its claims come before those of others.
+    pub(super) stays: bool,
     /// What a pod of the scope has that owns an address.
     pub(super) subject: Option<Box<Subject>>,
 }

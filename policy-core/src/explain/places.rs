@@ -3,10 +3,10 @@
 use core::fmt;
 use core::net::IpAddr;
 
-use crate::ir::{Direction, Origin, PolicyKind, PolicyRef, RuleBlock};
+use crate::ir::{Action, Direction, Origin, PolicyKind, PolicyRef, RuleBlock};
 use crate::model::{
-    Cluster, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, NetworkPolicyRule, Pod, Position,
-    Source,
+    Cluster, ClusterAction, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, NetworkPolicyRule,
+    Pod, Position, Source,
 };
 
 /// Where something was written, as far as that is known.
@@ -29,7 +29,8 @@ impl fmt::Display for Place {
 }
 
 /// Returns where a rule's peer, or else the rule, or else the policy was written.
-pub(super) fn place(cluster: &Cluster, origin: &Origin) -> Place {
+#[must_use]
+pub fn place(cluster: &Cluster, origin: &Origin) -> Place {
     let rule = origin.rule as usize;
     let peer = origin.peer.map(|peer| peer as usize);
     let mut place = policy(cluster, &origin.policy);
@@ -73,6 +74,24 @@ pub(super) fn rule_count(cluster: &Cluster, block: &RuleBlock) -> u32 {
             .map_or(0, |policy| cluster_rules(policy, block.direction()).len()),
     };
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Returns what the rule behind an origin does: NetworkPolicy rules accept (NP-005).
+pub(super) fn action(cluster: &Cluster, origin: &Origin) -> Action {
+    let rule = || {
+        let policy = cluster_network_policy(cluster, &origin.policy)?;
+        cluster_rules(policy, origin.direction).get(origin.rule as usize)
+    };
+    match origin.policy.kind {
+        PolicyKind::NetworkPolicy => Action::Accept,
+        PolicyKind::ClusterNetworkPolicy => {
+            rule().map_or(Action::Accept, |rule| match rule.action {
+                ClusterAction::Accept => Action::Accept,
+                ClusterAction::Deny => Action::Deny,
+                ClusterAction::Pass => Action::Pass,
+            })
+        }
+    }
 }
 
 pub(super) fn network_policy<'a>(

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Direction, Flow, PeerSet, Peers, Pipeline, Ruleset, Situation, Verdict, decide};
+use crate::net::{Intervals, PrefixSet};
 
 /// Returns whether some address of the other end would change the verdict of one side of `flow`.
 ///
@@ -47,7 +48,7 @@ fn pieces(ruleset: &Ruleset, pipeline: &Pipeline, peer: IpAddr) -> Vec<IpAddr> {
     });
     let mut starts = Vec::new();
     for set in sets {
-        // A piece begins at the family's first address, where a range begins, and right behind its end.
+        // A piece begins where a range begins, right behind its end, and where addresses of hosts begin.
         match peer {
             IpAddr::V4(_) => starts.extend(set.networks.v4().iter().flat_map(|(low, high)| {
                 [Some(low), high.checked_add(1)]
@@ -63,11 +64,36 @@ fn pieces(ruleset: &Ruleset, pipeline: &Pipeline, peer: IpAddr) -> Vec<IpAddr> {
             })),
         }
     }
-    starts.push(match peer {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    // No host has a loopback, link-local or multicast address: a rule about the metadata service makes no pod uncertain.
+    let hosts = hosts();
+    starts.extend(match peer {
+        IpAddr::V4(_) => {
+            hosts.v4().iter().map(|(low, _)| IpAddr::V4(low.into())).collect::<Vec<_>>()
+        }
+        IpAddr::V6(_) => {
+            hosts.v6().iter().map(|(low, _)| IpAddr::V6(low.into())).collect::<Vec<_>>()
+        }
     });
+    starts.retain(|start| hosts.contains(*start));
     starts.sort_unstable();
     starts.dedup();
     starts
+}
+
+/// Every address a pod could have: all but "this network", loopback, link-local, multicast and broadcast ones. (Some
+/// clouds give pods class E addresses.)
+fn hosts() -> PrefixSet {
+    let v4 = |low: [u8; 4], high: [u8; 4]| {
+        (u32::from(Ipv4Addr::from(low)), u32::from(Ipv4Addr::from(high)))
+    };
+    let v6 = |low: u128, high: u128| (low << 112, (high << 112) - 1);
+    PrefixSet::from_intervals(
+        Intervals::from_ranges([
+            v4([1, 0, 0, 0], [126, 255, 255, 255]),
+            v4([128, 0, 0, 0], [169, 253, 255, 255]),
+            v4([169, 255, 0, 0], [223, 255, 255, 255]),
+            v4([240, 0, 0, 0], [255, 255, 255, 254]),
+        ]),
+        Intervals::from_ranges([v6(0x1, 0xfe80), v6(0xfec0, 0xff00)]),
+    )
 }

@@ -5,6 +5,7 @@ use netpol_core::model::{Kind, Violation};
 use super::cluster_network_policy::{Dialect, cluster_network_policy};
 use super::collect::Collected;
 use super::decode::{Fields, Reader};
+use super::documents::Document;
 use super::error::Problem;
 use super::hint::near_miss;
 use super::ingress::ingress;
@@ -15,7 +16,7 @@ use super::note::Remark;
 use super::path::Path;
 use super::pod::pod;
 use super::service::{endpoint_slice, endpoints, service};
-use super::tree::{Document, Node, Value, duplicate_keys};
+use super::tree::{Node, Value, duplicate_keys};
 use super::workload::workload;
 
 const APPS: &[&str] = &["apps/v1", "apps/v1beta2", "apps/v1beta1", "extensions/v1beta1"];
@@ -126,7 +127,7 @@ fn object(
             );
         }
         Recognised::Other => {
-            reader.note(root.position, path, Remark::SkippedKind { api_version, kind })
+            reader.note(root.position, path, Remark::SkippedKind { api_version, kind });
         }
     }
     reader.object = None;
@@ -207,18 +208,16 @@ fn read_kind(
     let owners = metadata.owners.clone();
     match kind {
         Kind::NetworkPolicy => {
-            collected.network_policies.extend(network_policy(reader, root, metadata))
+            collected.network_policies.extend(network_policy(reader, root, metadata));
         }
-        Kind::ClusterNetworkPolicy
-        | Kind::AdminNetworkPolicy
-        | Kind::BaselineAdminNetworkPolicy => {
-            let dialect = match kind {
-                Kind::AdminNetworkPolicy => Dialect::AdminNetworkPolicy,
-                Kind::BaselineAdminNetworkPolicy => Dialect::BaselineAdminNetworkPolicy,
-                _ => Dialect::ClusterNetworkPolicy,
-            };
-            let policy = cluster_network_policy(reader, root, metadata, dialect);
-            collected.cluster_policies.extend(policy.map(|policy| (kind, policy)));
+        Kind::ClusterNetworkPolicy => {
+            cluster_policy(reader, collected, (kind, Dialect::Cluster), root, metadata);
+        }
+        Kind::AdminNetworkPolicy => {
+            cluster_policy(reader, collected, (kind, Dialect::Admin), root, metadata);
+        }
+        Kind::BaselineAdminNetworkPolicy => {
+            cluster_policy(reader, collected, (kind, Dialect::Baseline), root, metadata);
         }
         Kind::Namespace => collected.namespaces.extend(namespace(reader, root, metadata)),
         Kind::Node => collected.nodes.extend(node(reader, root, metadata)),
@@ -238,6 +237,17 @@ fn read_kind(
             collected.workloads.extend(pod.map(|pod| (pod, owners)));
         }
     }
+}
+
+fn cluster_policy(
+    reader: &mut Reader<'_>,
+    collected: &mut Collected,
+    (kind, dialect): (Kind, Dialect),
+    root: &Fields<'_, '_, '_>,
+    metadata: Metadata,
+) {
+    let policy = cluster_network_policy(reader, root, metadata, dialect);
+    collected.cluster_policies.extend(policy.map(|policy| (kind, policy)));
 }
 
 // Duplicate keys (VAL-005) are noticed while the tree is built; who they belong to is known only here.

@@ -21,53 +21,50 @@ use super::tree::{Node, Value};
 /// Which of the three kinds is read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Dialect {
-    ClusterNetworkPolicy,
-    AdminNetworkPolicy,
-    BaselineAdminNetworkPolicy,
+    Cluster,
+    Admin,
+    Baseline,
 }
 
 impl Dialect {
     /// Rules, peers and ports: 25 in v1alpha2 (CNP-006), 100 in v1alpha1.
     const fn limit(self) -> usize {
         match self {
-            Self::ClusterNetworkPolicy => 25,
-            Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => 100,
+            Self::Cluster => 25,
+            Self::Admin | Self::Baseline => 100,
         }
     }
 
     const fn ports_field(self) -> &'static str {
         match self {
-            Self::ClusterNetworkPolicy => "protocols",
-            Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => "ports",
+            Self::Cluster => "protocols",
+            Self::Admin | Self::Baseline => "ports",
         }
     }
 
     const fn spec_fields(self) -> &'static [&'static str] {
         match self {
-            Self::ClusterNetworkPolicy => &["tier", "priority", "subject", "ingress", "egress"],
-            Self::AdminNetworkPolicy => &["priority", "subject", "ingress", "egress"],
-            Self::BaselineAdminNetworkPolicy => &["subject", "ingress", "egress"],
+            Self::Cluster => &["tier", "priority", "subject", "ingress", "egress"],
+            Self::Admin => &["priority", "subject", "ingress", "egress"],
+            Self::Baseline => &["subject", "ingress", "egress"],
         }
     }
 
     const fn actions(self) -> &'static str {
         match self {
-            Self::ClusterNetworkPolicy => "`Accept`, `Deny` and `Pass`",
-            Self::AdminNetworkPolicy => "`Allow`, `Deny` and `Pass`",
-            Self::BaselineAdminNetworkPolicy => "`Allow` and `Deny`",
+            Self::Cluster => "`Accept`, `Deny` and `Pass`",
+            Self::Admin => "`Allow`, `Deny` and `Pass`",
+            Self::Baseline => "`Allow` and `Deny`",
         }
     }
 
     fn action(self, text: &str) -> Option<ClusterAction> {
         match (self, text) {
-            (Self::ClusterNetworkPolicy, "Accept")
-            | (Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy, "Allow") => {
+            (Self::Cluster, "Accept") | (Self::Admin | Self::Baseline, "Allow") => {
                 Some(ClusterAction::Accept)
             }
             (_, "Deny") => Some(ClusterAction::Deny),
-            (Self::ClusterNetworkPolicy | Self::AdminNetworkPolicy, "Pass") => {
-                Some(ClusterAction::Pass)
-            }
+            (Self::Cluster | Self::Admin, "Pass") => Some(ClusterAction::Pass),
             (_, _) => None,
         }
     }
@@ -116,13 +113,13 @@ fn note_conversion(
     dialect: Dialect,
 ) {
     let kind = match dialect {
-        Dialect::ClusterNetworkPolicy => return,
-        Dialect::AdminNetworkPolicy => "AdminNetworkPolicy",
-        Dialect::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+        Dialect::Cluster => return,
+        Dialect::Admin => "AdminNetworkPolicy",
+        Dialect::Baseline => "BaselineAdminNetworkPolicy",
     };
     reader.note(root.position, root.path, Remark::Converted(kind));
     let name = &metadata.meta.object.name;
-    if dialect == Dialect::BaselineAdminNetworkPolicy && name.as_ref() != "default" {
+    if dialect == Dialect::Baseline && name.as_ref() != "default" {
         let path = root.path.key("metadata");
         reader.report(root.position, &path.key("name"), Violation::BaselineName(name.to_string()));
     }
@@ -130,9 +127,9 @@ fn note_conversion(
 
 fn tier(reader: &mut Reader<'_>, fields: &Fields<'_, '_, '_>, dialect: Dialect) -> Option<Tier> {
     match dialect {
-        Dialect::AdminNetworkPolicy => return Some(Tier::Admin),
-        Dialect::BaselineAdminNetworkPolicy => return Some(Tier::Baseline),
-        Dialect::ClusterNetworkPolicy => {}
+        Dialect::Admin => return Some(Tier::Admin),
+        Dialect::Baseline => return Some(Tier::Baseline),
+        Dialect::Cluster => {}
     }
     let given =
         reader.field(fields, "tier", |reader, node, path| match reader.string(node, path)? {
@@ -154,7 +151,7 @@ fn tier(reader: &mut Reader<'_>, fields: &Fields<'_, '_, '_>, dialect: Dialect) 
 }
 
 fn priority(reader: &mut Reader<'_>, fields: &Fields<'_, '_, '_>, dialect: Dialect) -> Option<u16> {
-    if dialect == Dialect::BaselineAdminNetworkPolicy {
+    if dialect == Dialect::Baseline {
         // There is one only; any number serves (ANP-004).
         return Some(10);
     }
@@ -216,11 +213,11 @@ fn namespaces(
     };
     let name = entry.key.to_string();
     let problem = match dialect {
-        Dialect::ClusterNetworkPolicy => Problem::UnknownField {
+        Dialect::Cluster => Problem::UnknownField {
             name,
             did_you_mean: Some("the selector itself: `namespaces: {matchLabels: …}`".to_owned()),
         },
-        Dialect::AdminNetworkPolicy | Dialect::BaselineAdminNetworkPolicy => {
+        Dialect::Admin | Dialect::Baseline => {
             Problem::Violation(Violation::OldNamespacesShape(name))
         }
     };
@@ -237,7 +234,7 @@ fn pods(
     let fields = reader.mapping(node, path)?;
     reader.only(&fields, &["namespaceSelector", "podSelector"]);
     let namespace_selector = reader.field(&fields, "namespaceSelector", selector);
-    if dialect != Dialect::ClusterNetworkPolicy && namespace_selector.is_unset() {
+    if dialect != Dialect::Cluster && namespace_selector.is_unset() {
         reader.report(
             fields.position,
             &path.key("namespaceSelector"),
@@ -505,10 +502,8 @@ fn protocols(
             reader.report(node.position, path, Violation::EmptyList(name));
         }
         reader.list(node, path, |reader, node, path| match dialect {
-            Dialect::ClusterNetworkPolicy => protocol_entry(reader, node, path, addresses),
-            Dialect::AdminNetworkPolicy | Dialect::BaselineAdminNetworkPolicy => {
-                port(reader, node, path, addresses)
-            }
+            Dialect::Cluster => protocol_entry(reader, node, path, addresses),
+            Dialect::Admin | Dialect::Baseline => port(reader, node, path, addresses),
         })
     })
 }

@@ -173,6 +173,14 @@ pub enum Problem {
         /// The limit.
         limit: usize,
     },
+    /// One `[…]`, `{…}` or scalar of YAML is larger than the limit; the parser would keep all of it in memory.
+    #[error(
+        "no complete value in {limit} characters; write large `[…]` and `{{…}}` in block style, or as JSON"
+    )]
+    FlowTooLarge {
+        /// The limit.
+        limit: usize,
+    },
     /// Aliases copy more than the limit.
     #[error("anchors and aliases copy more than the limit of {limit} values")]
     TooManyAliases {
@@ -226,6 +234,7 @@ impl Problem {
             | Self::TooLarge { .. }
             | Self::TooDeep { .. }
             | Self::TooManyNodes { .. }
+            | Self::FlowTooLarge { .. }
             | Self::TooManyAliases { .. }
             | Self::TooManyErrors { .. }
             | Self::Io { .. } => None,

@@ -10,10 +10,10 @@ use netpol_core::model::Position;
 use super::admit::admit;
 use super::collect::Collected;
 use super::decode::Reader;
+use super::documents::Documents;
 use super::error::Problem;
 use super::note::Remark;
 use super::path::Path;
-use super::tree::Documents;
 
 /// Folders nest no deeper than this; symbolic links could make them endless.
 const MAX_FOLDER_DEPTH: usize = 64;

@@ -121,9 +121,9 @@ fn except(
     cidr: Option<Cidr>,
 ) -> Option<Cidr> {
     // An empty entry is a bad one (VAL-027), not a missing `cidr`.
-    let except = reader.cidr(node, path, |error| match error {
-        CidrError::Empty => Violation::InvalidCidr(CidrError::Malformed(String::new())),
-        other => Violation::InvalidCidr(other),
+    let except = reader.cidr(node, path, |error| {
+        let is_empty = error == CidrError::Empty;
+        Violation::InvalidCidr(if is_empty { CidrError::Malformed(String::new()) } else { error })
     })?;
     if let Some(cidr) = cidr
         && !cidr.strictly_contains(except)

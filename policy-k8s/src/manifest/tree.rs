@@ -9,7 +9,7 @@ use alloc::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use netpol_core::model::Position;
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
+use saphyr_parser::{Event, ScalarStyle, Tag};
 
 use super::Limits;
 use super::error::Problem;
@@ -58,105 +58,16 @@ impl Node<'_> {
     }
 }
 
-/// One document of a stream.
-#[derive(Debug)]
-pub(super) struct Document<'t> {
-    /// From 1.
-    pub(super) number: u32,
-    pub(super) root: Node<'t>,
-    /// Whether some mapping has a key twice; the place is looked up when the object is known.
-    pub(super) has_duplicates: bool,
-}
-
-/// What keeps the rest of a stream from being read.
-#[derive(Debug)]
-pub(super) struct TreeError {
-    pub(super) document: u32,
-    pub(super) position: Position,
-    pub(super) problem: Problem,
-}
-
-/// The documents of a text, one tree at a time, so that memory follows the largest document and not the file.
-pub(super) struct Documents<'t> {
-    parser: Parser<'t, StrInput<'t>>,
-    limits: Limits,
-    number: u32,
-    ended: bool,
-}
-
-impl<'t> Documents<'t> {
-    pub(super) fn new(text: &'t str, limits: Limits) -> Self {
-        // A byte order mark is no part of the first key.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Self { parser: Parser::new_from_str(text), limits, number: 0, ended: false }
-    }
-
-    fn next_event(&mut self) -> Result<(Event<'t>, Position), TreeError> {
-        match self.parser.next_event() {
-            Some(Ok((event, span))) => Ok((event, position(span.start))),
-            Some(Err(error)) => Err(self.syntax(&error)),
-            None => Ok((Event::StreamEnd, Position::default())),
-        }
-    }
-
-    fn syntax(&self, error: &ScanError) -> TreeError {
-        let problem = Problem::Syntax(error.info().to_owned());
-        TreeError { document: self.number.max(1), position: position(*error.marker()), problem }
-    }
-
-    fn read_document(&mut self) -> Result<Document<'t>, TreeError> {
-        let mut builder = Builder::new(self.limits);
-        loop {
-            let (event, position) = self.next_event()?;
-            let done = builder.event(event, position);
-            let done =
-                done.map_err(|problem| TreeError { document: self.number, position, problem })?;
-            if let Some(root) = done {
-                return Ok(Document {
-                    number: self.number,
-                    root,
-                    has_duplicates: builder.has_duplicates,
-                });
-            }
-        }
-    }
-}
-
-impl<'t> Iterator for Documents<'t> {
-    type Item = Result<Document<'t>, TreeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while !self.ended {
-            let result = match self.next_event() {
-                Ok((Event::DocumentStart(_), _)) => {
-                    self.number = self.number.saturating_add(1);
-                    self.read_document()
-                }
-                Ok((Event::StreamEnd, _)) => break,
-                Ok(_) => continue,
-                Err(error) => Err(error),
-            };
-            self.ended = result.is_err();
-            return Some(result);
-        }
-        self.ended = true;
-        None
-    }
-}
-
-fn position(marker: Marker) -> Position {
-    let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Position { line: count(marker.line()), column: count(marker.col()).saturating_add(1) }
-}
-
 /// Puts the events of one document together, within limits.
-struct Builder<'t> {
+pub(super) struct Builder<'t> {
     limits: Limits,
     open: Vec<Open<'t>>,
     anchors: HashMap<usize, (Node<'t>, usize)>,
     nodes: usize,
     copied: usize,
     has_duplicates: bool,
+    /// Whether the scalar at hand was written without quotes.
+    is_plain: bool,
 }
 
 /// A collection whose end has not come yet.
@@ -166,13 +77,21 @@ struct Open<'t> {
     content: Content<'t>,
 }
 
+/// A key that waits for its value.
+struct Key<'t> {
+    scalar: Scalar<'t>,
+    position: Position,
+    /// A plain `<<`: the value is merged in.
+    is_merge: bool,
+}
+
 enum Content<'t> {
     Sequence(Vec<Node<'t>>),
-    Mapping { entries: Vec<Entry<'t>>, key: Option<(Scalar<'t>, Position)>, merges: Vec<Node<'t>> },
+    Mapping { entries: Vec<Entry<'t>>, key: Option<Key<'t>>, merges: Vec<Node<'t>> },
 }
 
 impl<'t> Builder<'t> {
-    fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
             open: Vec::new(),
@@ -180,18 +99,25 @@ impl<'t> Builder<'t> {
             nodes: 0,
             copied: 0,
             has_duplicates: false,
+            is_plain: false,
         }
     }
 
     /// Takes an event; returns the root once it is complete.
-    fn event(&mut self, event: Event<'t>, position: Position) -> Result<Option<Node<'t>>, Problem> {
+    pub(super) fn event(
+        &mut self,
+        event: Event<'t>,
+        position: Position,
+    ) -> Result<Option<Node<'t>>, Problem> {
         match event {
             Event::Alias(id) => {
+                self.is_plain = false;
                 let node = self.alias(id, position)?;
                 self.complete(node, 0)
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let kind = scalar_kind(&text, style, tag.as_deref())?;
+                self.is_plain = style == ScalarStyle::Plain;
                 let position = self.scalar_position(&text, kind, position);
                 self.complete(
                     Node { position, value: Value::Scalar(Scalar { text, kind }) },
@@ -217,6 +143,11 @@ impl<'t> Builder<'t> {
                 Err(Problem::Syntax("unexpected end of the document".to_owned()))
             }
         }
+    }
+
+    /// Returns whether some mapping so far has a key twice.
+    pub(super) const fn has_duplicates(&self) -> bool {
+        self.has_duplicates
     }
 
     fn push(&mut self, open: Open<'t>) -> Result<Option<Node<'t>>, Problem> {
@@ -261,27 +192,29 @@ impl<'t> Builder<'t> {
         match self.open.last_mut() {
             None => return Ok(Some(node)),
             Some(Open { content: Content::Sequence(items), .. }) => items.push(node),
-            Some(Open { content: Content::Mapping { entries, key, merges }, .. }) => match key
-                .take()
-            {
-                None => match node.value {
-                    Value::Scalar(scalar) => *key = Some((scalar, node.position)),
-                    Value::Sequence(_) | Value::Mapping(_) => {
+            Some(Open { content: Content::Mapping { entries, key, merges }, .. }) => {
+                match (key.take(), node.value) {
+                    (None, Value::Scalar(scalar)) => {
+                        let is_merge = self.is_plain && scalar.text == "<<";
+                        *key = Some(Key { scalar, position: node.position, is_merge });
+                    }
+                    (None, Value::Sequence(_) | Value::Mapping(_)) => {
                         return Err(Problem::Syntax("a mapping key must be a scalar".to_owned()));
                     }
-                },
-                Some((scalar, _)) if scalar.text == "<<" && scalar.kind == ScalarKind::Text => {
-                    merges.push(node)
+                    (Some(Key { is_merge: true, .. }), value) => {
+                        merges.push(Node { value, ..node });
+                    }
+                    (Some(Key { scalar, position, .. }), value) => {
+                        let value = Node { value, ..node };
+                        entries.push(Entry {
+                            key: scalar.text,
+                            key_kind: scalar.kind,
+                            key_position: position,
+                            value,
+                        });
+                    }
                 }
-                Some((scalar, key_position)) => {
-                    entries.push(Entry {
-                        key: scalar.text,
-                        key_kind: scalar.kind,
-                        key_position,
-                        value: node,
-                    });
-                }
-            },
+            }
         }
         Ok(None)
     }
@@ -310,9 +243,11 @@ impl<'t> Builder<'t> {
     /// A value that was left out stands where its key stands.
     fn scalar_position(&self, text: &str, kind: ScalarKind, position: Position) -> Position {
         match self.open.last() {
-            Some(Open {
-                content: Content::Mapping { key: Some((_, key_position)), .. }, ..
-            }) if text.is_empty() && kind == ScalarKind::Null => *key_position,
+            Some(Open { content: Content::Mapping { key: Some(key), .. }, .. })
+                if text.is_empty() && kind == ScalarKind::Null =>
+            {
+                key.position
+            }
             Some(_) | None => position,
         }
     }

@@ -10,8 +10,8 @@ pub(super) enum Yaml {
     Boolean(bool),
     Number(u32),
     Text(String),
-    List(Vec<Yaml>),
-    Map(Vec<(String, Yaml)>),
+    List(Vec<Self>),
+    Map(Vec<(String, Self)>),
 }
 
 impl Yaml {

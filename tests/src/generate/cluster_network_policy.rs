@@ -101,7 +101,13 @@ fn destination(
     oddities: Oddities,
 ) -> ClusterDestination {
     if is_odd(random, oddities) {
-        return ClusterDestination::Unknown;
+        return match random.below(3) {
+            0 => ClusterDestination::Unknown,
+            // Under Deny and Pass too, which the CRD lets through (CNP-046).
+            1 => ClusterDestination::DomainNames(["example.com".into()].into()),
+            // In ingress too, where no address can be named (CNP-042).
+            _ => ClusterDestination::Networks([cidr(random)].into()),
+        };
     }
     let kinds = match direction {
         Direction::Ingress => 4,
@@ -127,7 +133,7 @@ fn destination(
 
 fn protocols(random: &mut Random, by_address: bool, oddities: Oddities) -> Field<Vec<ClusterPort>> {
     if is_odd(random, oddities) {
-        return Field::Unreadable;
+        return if random.one_in(2) { Field::Unreadable } else { Field::Given(Vec::new()) };
     }
     match random.below(6) {
         0 | 1 => Field::Absent,

@@ -128,6 +128,10 @@ impl Interesting {
             1 | 2 => other(random),
             _ => (0..4).find_map(|_| of_pod(random)),
         };
+        if found.is_none() && family == 1 && random.one_in(4) {
+            // A pod's IPv4 address inside an IPv6 one: still IPv6 (NP-068). No CIDR may be written like that (VAL-029).
+            return IpAddr::V6(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped());
+        }
         found.unwrap_or_else(|| external_address(random, family))
     }
 

@@ -9,7 +9,7 @@ use netpol_core::model::{
 };
 
 use super::vocabulary::{
-    NAMESPACES, PORT_NAMES, labels, node_address, number, pod_address, protocol,
+    NAMESPACES, PORT_NAMES, is_odd, labels, node_address, number, pod_address, protocol,
 };
 use super::{Random, Shape};
 
@@ -73,11 +73,11 @@ pub(super) fn pods(random: &mut Random, cluster: &mut Cluster, namespaces: &[&st
             .and_then(|name| cluster.nodes.get(name))
             .map(|node| node.addresses.clone())
             .unwrap_or_default();
-        let addresses = if host_network && !random.one_in(4) {
-            node_addresses
-        } else {
-            pod_addresses(random, &taken)
-        };
+        // On a live cluster an address may be a node's and a pod's for a moment.
+        let has_node_addresses =
+            if host_network { !random.one_in(4) } else { is_odd(random, shape.oddities) };
+        let addresses =
+            if has_node_addresses { node_addresses } else { pod_addresses(random, &taken) };
         taken.extend(&addresses);
         let pod = Pod {
             meta,

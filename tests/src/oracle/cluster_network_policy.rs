@@ -90,7 +90,10 @@ fn outcome(rule: &ClusterRule, traffic: Traffic<'_>) -> Outcome {
     let matches = match &rule.protocols {
         Field::Absent | Field::Null => true, // CNP-052
         Field::Unreadable => return closed,
-        Field::Given(ports) if ports.contains(&ClusterPort::Unknown) => return closed,
+        // An empty list cannot be written (VAL-C-04), so nobody knows what it means.
+        Field::Given(ports) if ports.is_empty() || ports.contains(&ClusterPort::Unknown) => {
+            return closed;
+        }
         Field::Given(ports) => ports.iter().any(|port| port_matches(port, traffic)),
     };
     match (matches, rule.action) {

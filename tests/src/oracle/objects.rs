@@ -28,14 +28,11 @@ pub(super) fn owner(cluster: &Cluster, address: IpAddr) -> Option<&Pod> {
     best
 }
 
-/// NP-140: a running pod wins, then one that is not terminating, then the newest, then the first by name.
+/// NP-140: a running pod that is not being deleted wins; among equals the newest, then the first by name.
 fn takes_address_from(pod: &Pod, other: &Pod) -> bool {
-    let (running, other_running) = (pod.phase == Phase::Running, other.phase == Phase::Running);
-    if running != other_running {
-        return running;
-    }
-    if pod.terminating != other.terminating {
-        return other.terminating;
+    let stays = |pod: &Pod| pod.phase == Phase::Running && !pod.terminating;
+    if stays(pod) != stays(other) {
+        return stays(pod);
     }
     if pod.meta.created != other.meta.created {
         return pod.meta.created > other.meta.created;

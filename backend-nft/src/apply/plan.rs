@@ -1,0 +1,161 @@
+//! The difference between what is there and what is wanted, as three transactions.
+
+use alloc::borrow::Cow;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::netlink::Operation;
+use crate::script::{Elements, Name, Table, Targets};
+
+/// What has to be done, in order.
+#[derive(Debug, Default)]
+pub(super) struct Plan<'a> {
+    /// Everything new except base chains, which would see packets at once.
+    pub(super) create: Vec<Operation<'a>>,
+    /// New base chains, and new contents of what is in use.
+    pub(super) switch: Vec<Operation<'a>>,
+    /// What is not wanted any more.
+    pub(super) delete: Vec<Operation<'a>>,
+    /// What takes back what `create` does, should the switch fail.
+    pub(super) undo: Vec<Operation<'a>>,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans the way from one table to another.
+    pub(super) fn between(there: &'a Table, wanted: &'a Table) -> Self {
+        let mut plan = Self::default();
+        let mut created: Vec<Operation<'a>> = Vec::new();
+        for (name, elements) in &wanted.sets {
+            match there.sets.get(name) {
+                None => {
+                    plan.create.push(Operation::NewSet(name, elements));
+                    created.push(Operation::AddMembers(name, Cow::Borrowed(elements)));
+                    plan.undo.push(Operation::DeleteSet(name));
+                }
+                Some(present) => plan.members(name, present, elements),
+            }
+        }
+        for (name, targets) in &wanted.maps {
+            match there.maps.get(name) {
+                None => {
+                    plan.create.push(Operation::NewMap(name, targets));
+                    created.push(Operation::AddEntries(name, Cow::Borrowed(targets)));
+                    plan.undo.push(Operation::DeleteSet(name));
+                }
+                Some(present) => plan.entries(name, present, targets),
+            }
+        }
+        for (name, chain) in &wanted.chains {
+            match there.chains.get(name) {
+                None if chain.hook.is_some() => {
+                    plan.switch.push(Operation::NewChain(name, chain.hook));
+                    plan.switch.push(Operation::AddRules(name, &chain.rules));
+                }
+                None => {
+                    plan.create.push(Operation::NewChain(name, None));
+                    created.push(Operation::AddRules(name, &chain.rules));
+                    plan.undo.push(Operation::DeleteChain(name));
+                    plan.undo.push(Operation::Flush(name));
+                }
+                Some(present) if present == chain => {}
+                Some(_) => {
+                    plan.switch.push(Operation::Flush(name));
+                    plan.switch.push(Operation::AddRules(name, &chain.rules));
+                }
+            }
+        }
+        // Chains first: rules and entries refer to them.
+        plan.create.append(&mut created);
+        plan.undo = deletion(&plan.undo);
+        plan.delete = Self::leftovers(there, wanted);
+        plan
+    }
+
+    /// Plans a table in one transaction, in place of whatever has its name.
+    pub(super) fn whole(wanted: &'a Table) -> Vec<Operation<'a>> {
+        static EMPTY: Table =
+            Table { sets: BTreeMap::new(), maps: BTreeMap::new(), chains: BTreeMap::new() };
+        let plan = Plan::between(&EMPTY, wanted);
+        [Operation::NewTable, Operation::DeleteTable, Operation::NewTable]
+            .into_iter()
+            .chain(plan.create)
+            .chain(plan.switch)
+            .collect()
+    }
+
+    fn members(&mut self, name: &'a Name, present: &Elements, wanted: &'a Elements) {
+        if present == wanted {
+            return;
+        }
+        if wanted.is_interval() {
+            // Only damage leads here, as ranges are content. They are never edited.
+            self.switch.push(Operation::Empty(name));
+            self.switch.push(Operation::AddMembers(name, Cow::Borrowed(wanted)));
+            return;
+        }
+        let (gone, new) = (present.without(wanted), wanted.without(present));
+        if !gone.is_empty() {
+            self.switch.push(Operation::DeleteMembers(name, gone));
+        }
+        if !new.is_empty() {
+            self.switch.push(Operation::AddMembers(name, Cow::Owned(new)));
+        }
+    }
+
+    fn entries(&mut self, name: &'a Name, present: &Targets, wanted: &'a Targets) {
+        if present == wanted {
+            return;
+        }
+        if wanted.is_interval() {
+            self.switch.push(Operation::Empty(name));
+            self.switch.push(Operation::AddEntries(name, Cow::Borrowed(wanted)));
+            return;
+        }
+        let (gone, new) = (present.without(wanted), wanted.without(present));
+        if !gone.is_empty() {
+            self.switch.push(Operation::DeleteEntries(name, gone));
+        }
+        if !new.is_empty() {
+            self.switch.push(Operation::AddEntries(name, Cow::Owned(new)));
+        }
+    }
+
+    fn leftovers(there: &'a Table, wanted: &Table) -> Vec<Operation<'a>> {
+        let mut operations = Vec::new();
+        for name in there.sets.keys().filter(|name| !wanted.sets.contains_key(*name)) {
+            operations.push(Operation::DeleteSet(name));
+        }
+        for name in there.maps.keys().filter(|name| !wanted.maps.contains_key(*name)) {
+            // What an entry goes to cannot be deleted before the entry.
+            operations.push(Operation::Empty(name));
+            operations.push(Operation::DeleteSet(name));
+        }
+        for name in there.chains.keys().filter(|name| !wanted.chains.contains_key(*name)) {
+            operations.push(Operation::Flush(name));
+            operations.push(Operation::DeleteChain(name));
+        }
+        deletion(&operations)
+    }
+}
+
+/// Orders deletions: references before what they refer to.
+fn deletion<'a>(operations: &[Operation<'a>]) -> Vec<Operation<'a>> {
+    let mut ordered = operations.to_vec();
+    ordered.sort_by_key(|operation| match operation {
+        Operation::Flush(_) => 0,
+        Operation::Empty(_) => 1,
+        Operation::DeleteChain(_) => 3,
+        Operation::DeleteSet(_) => 2,
+        Operation::NewTable
+        | Operation::DeleteTable
+        | Operation::NewSet(..)
+        | Operation::NewMap(..)
+        | Operation::AddMembers(..)
+        | Operation::DeleteMembers(..)
+        | Operation::AddEntries(..)
+        | Operation::DeleteEntries(..)
+        | Operation::NewChain(..)
+        | Operation::AddRules(..) => 4,
+    });
+    ordered
+}

@@ -1,0 +1,195 @@
+//! Ruleset to table: the fixed frame, and who goes through which pipeline.
+//!
+//! ```text
+//! forward ─ replies, neighbour discovery ─ source's egress pipeline ─▶ to-pods ─ destination's ingress pipeline ─▶ accept
+//! input   ─ replies, neighbour discovery ─ source's node pipeline ─▶ accept
+//! ```
+//!
+//! An accept of the first pipeline goes on to the second, never past it (NP-006, CNP-017). A pipeline never falls through;
+//! what comes back to the frame with an address that has a pipeline met a change in the middle and is dropped (guard).
+
+mod builder;
+mod pipeline;
+mod step;
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netpol_core::ir::{Endpoint, Family, OtherProtocols, Ruleset};
+use netpol_core::model::Protocol;
+
+use crate::script::{
+    Chain, Elements, End, Hook, Key, Match, Rule, Script, Statement, Table, Targets, Topology,
+    Verdict,
+};
+use builder::Builder;
+use pipeline::Place;
+
+/// The chain that judges the destination's side.
+const TO_PODS: &str = "to-pods";
+/// The protocols that have ports.
+const PORTED: &str = "protocols-with-ports";
+
+/// Lowers a ruleset.
+pub(crate) fn lower(ruleset: &Ruleset) -> Script {
+    let mut builder = Builder::new(ruleset);
+    let mut dispatch: BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>> = BTreeMap::new();
+    for endpoint in ruleset.endpoints() {
+        for address in &endpoint.addresses {
+            for place in Place::ALL {
+                let family = Family::of(*address);
+                let Some(verdict) = builder.entry(endpoint, family, place) else { continue };
+                dispatch.entry((place, family)).or_default().entry(*address).or_insert(verdict);
+            }
+        }
+    }
+    let mut table = builder.into_table();
+    frame(&mut table, ruleset);
+    for family in [Family::V4, Family::V6] {
+        table.sets.insert(own_addresses(family).into(), own_pairs(ruleset, family));
+        for place in Place::ALL {
+            let entries = dispatch.remove(&(place, family)).unwrap_or_default();
+            let (map, guard) = match family {
+                Family::V4 => {
+                    let entries: BTreeMap<Ipv4Addr, Verdict> = entries
+                        .into_iter()
+                        .filter_map(|(key, verdict)| match key {
+                            IpAddr::V4(key) => Some((key, verdict)),
+                            IpAddr::V6(_) => None,
+                        })
+                        .collect();
+                    let guard = Elements::V4(entries.keys().copied().collect());
+                    (Targets::V4(entries), guard)
+                }
+                Family::V6 => {
+                    let entries: BTreeMap<Ipv6Addr, Verdict> = entries
+                        .into_iter()
+                        .filter_map(|(key, verdict)| match key {
+                            IpAddr::V6(key) => Some((key, verdict)),
+                            IpAddr::V4(_) => None,
+                        })
+                        .collect();
+                    let guard = Elements::V6(entries.keys().copied().collect());
+                    (Targets::V6(entries), guard)
+                }
+            };
+            table.maps.insert(place.map(family), map);
+            table.sets.insert(place.guard(family), guard);
+        }
+    }
+    Script { table, topology: topology(ruleset) }
+}
+
+/// Adds the chains that are always there.
+fn frame(table: &mut Table, ruleset: &Ruleset) {
+    let ported = Protocol::ALL.map(Protocol::number).to_vec();
+    table.sets.insert(PORTED.into(), Elements::Protocols(ported));
+    let mut always = vec![
+        Rule::new(vec![Match::EstablishedOrRelated], Statement::Verdict(Verdict::Accept)),
+        Rule::new(vec![Match::NeighbourDiscovery], Statement::Verdict(Verdict::Accept)),
+    ];
+    if ruleset.settings().other_protocols == OtherProtocols::Pass {
+        // DEC-02: the embedder chose that protocols without ports pass unjudged.
+        let other = Match::NotIn(Key::Protocol, PORTED.into());
+        always.push(Rule::new(vec![other], Statement::Verdict(Verdict::Accept)));
+    }
+    let frame_chain = |hook, mut rules: Vec<Rule>, place: Place, last| {
+        for family in [Family::V4, Family::V6] {
+            let key = Key::Address(family, place.subject());
+            rules.push(Rule::new(Vec::new(), Statement::Map(key, place.map(family))));
+            rules.push(Rule::new(
+                vec![Match::In(key, place.guard(family))],
+                Statement::Verdict(Verdict::Drop),
+            ));
+        }
+        rules.push(Rule::always(last));
+        Chain { hook, rules }
+    };
+    let to_pods = Verdict::Goto(TO_PODS.into());
+    let chains = [
+        ("forward", frame_chain(Some(Hook::Forward), always.clone(), Place::Egress, to_pods)),
+        ("input", frame_chain(Some(Hook::Input), always, Place::Node, Verdict::Accept)),
+        (TO_PODS, frame_chain(None, Vec::new(), Place::Ingress, Verdict::Accept)),
+    ];
+    table.chains.extend(chains.map(|(name, chain)| (name.into(), chain)));
+}
+
+/// Returns the name of the set of own address pairs.
+const fn own_addresses(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "own-addresses-4",
+        Family::V6 => "own-addresses-6",
+    }
+}
+
+/// Returns every pair of addresses of one endpoint that some NetworkPolicy isolates: what nftables cannot say as
+/// "source equals destination" (NP-121, DEC-03).
+fn own_pairs(ruleset: &Ruleset, family: Family) -> Elements {
+    let isolated = |endpoint: &&Endpoint| {
+        [endpoint.ingress, endpoint.egress].into_iter().any(|id| {
+            ruleset.pipeline(id).is_some_and(|pipeline| pipeline.network_policy.is_some())
+        })
+    };
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for endpoint in ruleset.endpoints().filter(isolated) {
+        for source in &endpoint.addresses {
+            for destination in &endpoint.addresses {
+                match (source, destination) {
+                    (IpAddr::V4(a), IpAddr::V4(b)) => v4.push((*a, *b)),
+                    (IpAddr::V6(a), IpAddr::V6(b)) => v6.push((*a, *b)),
+                    (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
+                }
+            }
+        }
+    }
+    match family {
+        Family::V4 => {
+            v4.sort_unstable();
+            v4.dedup();
+            Elements::V4Pairs(v4)
+        }
+        Family::V6 => {
+            v6.sort_unstable();
+            v6.dedup();
+            Elements::V6Pairs(v6)
+        }
+    }
+}
+
+fn topology(ruleset: &Ruleset) -> Topology {
+    let nodes: BTreeMap<&str, Arc<[IpAddr]>> = ruleset
+        .nodes()
+        .iter()
+        .map(|(name, addresses)| (name.as_ref(), addresses.as_slice().into()))
+        .collect();
+    let mut pods = BTreeMap::new();
+    for (number, endpoint) in ruleset.endpoints().enumerate() {
+        let node = endpoint.node.as_deref().and_then(|name| nodes.get(name)).cloned();
+        let node = node.unwrap_or_default();
+        for address in &endpoint.addresses {
+            pods.entry(*address).or_insert_with(|| (number, node.clone()));
+        }
+    }
+    Topology { pods }
+}
+
+impl Place {
+    /// Returns which end of a packet is the pod that is judged.
+    const fn subject(self) -> End {
+        match self {
+            Self::Egress | Self::Node => End::Source,
+            Self::Ingress => End::Destination,
+        }
+    }
+
+    /// Returns which end of a packet is the peer.
+    const fn peer(self) -> End {
+        match self {
+            Self::Egress | Self::Node => End::Destination,
+            Self::Ingress => End::Source,
+        }
+    }
+}

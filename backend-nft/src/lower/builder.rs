@@ -1,0 +1,205 @@
+//! The table under construction: everything in it is made once and named by its content.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+
+use netpol_core::ir::{Family, PeerSelector, PeerSet, PeerSetId, PipelineId, Ruleset};
+use netpol_core::net::{Intervals, PrefixSet};
+use sha2::{Digest as _, Sha256};
+
+use super::pipeline::Place;
+use crate::script::{AddressRange, Chain, Elements, Name, Rule, Table, Targets, Verdict};
+
+/// Up to this many sets of addresses are looked up one by one.
+const SEPARATE: usize = 4;
+/// A set of more addresses than this is never copied into a union.
+const LARGE: usize = 4096;
+
+/// The lowering's memory.
+pub(super) struct Builder<'a> {
+    pub(super) ruleset: &'a Ruleset,
+    table: Table,
+    /// What each pipeline became; `None` allows everything.
+    pub(super) entries: BTreeMap<(PipelineId, Family, Place), Option<Verdict>>,
+}
+
+/// The peers of a step in one family, as look-ups of which one must hit.
+pub(super) struct Lookups {
+    /// Sets of exact addresses.
+    pub(super) sets: Vec<Name>,
+    /// Networks.
+    pub(super) networks: Networks,
+}
+
+/// The networks among the peers.
+pub(super) enum Networks {
+    /// None in this family.
+    Nothing,
+    /// The whole family.
+    Everything,
+    /// One range, compared.
+    Range(AddressRange),
+    /// Several ranges, looked up.
+    Set(Name),
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(ruleset: &'a Ruleset) -> Self {
+        Self { ruleset, table: Table::default(), entries: BTreeMap::new() }
+    }
+
+    pub(super) fn into_table(self) -> Table {
+        self.table
+    }
+
+    /// Adds a chain named by its rules.
+    pub(super) fn chain(&mut self, prefix: &str, family: Family, rules: Vec<Rule>) -> Name {
+        let mut text = String::new();
+        for rule in &rules {
+            let _ = writeln!(text, "{rule}"); // Writing to a String cannot fail.
+        }
+        let name = named(prefix, family, &text);
+        self.table.chains.entry(name.clone()).or_insert(Chain { hook: None, rules });
+        name
+    }
+
+    /// Adds a set of protocols with ports, all of them single.
+    pub(super) fn protocol_ports(&mut self, members: Vec<(u8, u16)>) -> Name {
+        self.set("ports", Elements::ProtocolPorts(members))
+    }
+
+    /// Adds a set of port ranges.
+    pub(super) fn ports(&mut self, ranges: &Intervals<u16>) -> Name {
+        self.set("ranges", Elements::Ports(ranges.clone()))
+    }
+
+    /// Adds a map from port ranges to verdicts.
+    pub(super) fn port_map(&mut self, entries: Vec<((u16, u16), Verdict)>) -> Name {
+        let targets = Targets::Ports(entries);
+        let name: Name = alloc::format!("by-port-{}", digest(&alloc::format!("{targets}"))).into();
+        self.table.maps.entry(name.clone()).or_insert(targets);
+        name
+    }
+
+    fn set(&mut self, prefix: &str, elements: Elements) -> Name {
+        let name: Name =
+            alloc::format!("{prefix}-{}", digest(&alloc::format!("{elements}"))).into();
+        self.table.sets.entry(name.clone()).or_insert(elements);
+        name
+    }
+
+    /// Returns the look-ups that find the members of any of the peer sets, in one family.
+    pub(super) fn lookups(&mut self, ids: &BTreeSet<PeerSetId>, family: Family) -> Lookups {
+        let sets: Vec<(PeerSetId, &'a PeerSet)> =
+            ids.iter().filter_map(|id| self.ruleset.peer_set(*id).map(|set| (*id, set))).collect();
+        let networks = sets
+            .iter()
+            .map(|(_, set)| &set.networks)
+            .fold(PrefixSet::default(), |all, networks| all.union(networks));
+        let exact: Vec<_> = sets.into_iter().filter(|(_, set)| may_hold_addresses(set)).collect();
+        let (separate, merged) = if exact.len() <= SEPARATE {
+            (exact, Vec::new())
+        } else {
+            exact.into_iter().partition(|(_, set)| set.addresses.len() > LARGE)
+        };
+        let mut names: Vec<Name> = separate
+            .into_iter()
+            .map(|(id, set)| self.addresses(&alloc::format!("{id}"), family, &[set]))
+            .collect();
+        if let [(id, set)] = merged.as_slice() {
+            names.push(self.addresses(&alloc::format!("{id}"), family, &[*set]));
+        } else if !merged.is_empty() {
+            // A union is named by its parts and not by its members, so that members can come and go.
+            let parts: String = merged.iter().map(|(id, _)| alloc::format!("{id} ")).collect();
+            let sets: Vec<_> = merged.iter().map(|(_, set)| *set).collect();
+            names.push(self.addresses(&alloc::format!("u{}", digest(&parts)), family, &sets));
+        }
+        Lookups { sets: names, networks: self.networks(&networks, family) }
+    }
+
+    /// Adds the set of the addresses of one family.
+    fn addresses(&mut self, name: &str, family: Family, sets: &[&PeerSet]) -> Name {
+        let name: Name = alloc::format!("{name}-{}", digit(family)).into();
+        self.table.sets.entry(name.clone()).or_insert_with(|| match family {
+            Family::V4 => {
+                let members = sets.iter().flat_map(|set| set.addresses.v4().iter().copied());
+                Elements::V4(ascending(members.collect()))
+            }
+            Family::V6 => {
+                let members = sets.iter().flat_map(|set| set.addresses.v6().iter().copied());
+                Elements::V6(ascending(members.collect()))
+            }
+        });
+        name
+    }
+
+    /// Adds the set of the networks of one family, where a comparison does not do.
+    fn networks(&mut self, networks: &PrefixSet, family: Family) -> Networks {
+        let elements = match family {
+            Family::V4 => {
+                let ranges = networks.v4();
+                let mut list = ranges.iter();
+                match (list.next(), list.next()) {
+                    (None, _) => return Networks::Nothing,
+                    (Some(_), None) if ranges.is_all() => return Networks::Everything,
+                    (Some((low, high)), None) => {
+                        return Networks::Range(AddressRange::V4(low.into(), high.into()));
+                    }
+                    (Some(_), Some(_)) => Elements::V4Ranges(ranges.clone()),
+                }
+            }
+            Family::V6 => {
+                let ranges = networks.v6();
+                let mut list = ranges.iter();
+                match (list.next(), list.next()) {
+                    (None, _) => return Networks::Nothing,
+                    (Some(_), None) if ranges.is_all() => return Networks::Everything,
+                    (Some((low, high)), None) => {
+                        return Networks::Range(AddressRange::V6(low.into(), high.into()));
+                    }
+                    (Some(_), Some(_)) => Elements::V6Ranges(ranges.clone()),
+                }
+            }
+        };
+        Networks::Set(self.set("networks", elements))
+    }
+}
+
+/// Returns whether a set can hold exact addresses, now or after the next pod.
+fn may_hold_addresses(set: &PeerSet) -> bool {
+    match set.selector {
+        PeerSelector::Networks(_) => !set.addresses.is_empty(),
+        PeerSelector::Pods { .. } | PeerSelector::Nodes(_) | PeerSelector::PodsInNetworks(..) => {
+            true
+        }
+    }
+}
+
+fn ascending<T: Ord>(mut members: Vec<T>) -> Vec<T> {
+    members.sort_unstable();
+    members.dedup();
+    members
+}
+
+fn named(prefix: &str, family: Family, text: &str) -> Name {
+    Arc::from(alloc::format!("{prefix}-{}-{}", digit(family), digest(text)))
+}
+
+pub(super) const fn digit(family: Family) -> char {
+    match family {
+        Family::V4 => '4',
+        Family::V6 => '6',
+    }
+}
+
+/// Digests content. Tenants write it, so crafted collisions must be out of reach: SHA-256, cut to 128 bits.
+fn digest(text: &str) -> String {
+    let mut digits = String::with_capacity(32);
+    for byte in Sha256::digest(text.as_bytes()).iter().take(16) {
+        let _ = write!(digits, "{byte:02x}"); // Writing to a String cannot fail.
+    }
+    digits
+}
