@@ -142,7 +142,9 @@ fn full_compile(workload: Workload) -> (Duration, usize) {
 
 fn loads(of: &impl Fn(usize) -> usize) {
     println!("## From nothing to the first ruleset\n");
-    println!("| workload | load | held | as the engine counts it | endpoints | sets | members | compile | its peak |");
+    println!(
+        "| workload | load | held | as the engine counts it | endpoints | sets | members | compile | its peak |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     load_row("snapshot", || workloads::snapshot(of(250_000), of(10_000)));
     load_row("isolated customers", || workloads::customers(of(100_000)));
@@ -210,7 +212,12 @@ fn events(of: &impl Fn(usize) -> usize) {
     let mut row = |name: &str, events: Vec<Event>| {
         let times = Times::measure(&mut engine, events);
         let ratio = compile.as_secs_f64() / times.at(50).as_secs_f64();
-        println!("| {name} | {:.2?} | {:.2?} | {:.2?} | {ratio:.0} |", times.at(50), times.at(99), times.at(100));
+        println!(
+            "| {name} | {:.2?} | {:.2?} | {:.2?} | {ratio:.0} |",
+            times.at(50),
+            times.at(99),
+            times.at(100)
+        );
     };
     let made = |words: &mut Words, shift: usize| -> Vec<Pod> {
         (0..count)
@@ -232,9 +239,9 @@ fn events(of: &impl Fn(usize) -> usize) {
         here.collect()
     };
     let here = local(&mut words);
-    let pairs = here.into_iter().flat_map(|pod| {
-        [Event::PutPod(pod.clone()), Event::DeletePod(pod.meta.object)]
-    });
+    let pairs = here
+        .into_iter()
+        .flat_map(|pod| [Event::PutPod(pod.clone()), Event::DeletePod(pod.meta.object)]);
     row("pod of this node put or deleted, 100 policies each", pairs.collect());
     println!();
 }
@@ -250,7 +257,11 @@ fn relabel(of: &impl Fn(usize) -> usize) {
         Event::PutNamespace(Namespace::new("ns-1", labels))
     });
     let times = Times::measure(&mut engine, events.collect());
-    println!("10,000 pods leave ten sets and join ten others: median {:.2?}, p99 {:.2?}, full compile {compile:.2?}\n", times.at(50), times.at(99));
+    println!(
+        "10,000 pods leave ten sets and join ten others: median {:.2?}, p99 {:.2?}, full compile {compile:.2?}\n",
+        times.at(50),
+        times.at(99)
+    );
 }
 
 fn policy_put(of: &impl Fn(usize) -> usize) {
@@ -260,17 +271,27 @@ fn policy_put(of: &impl Fn(usize) -> usize) {
     println!("|---|---|---|---|");
     for matched in [10, 100, 1_000, 10_000] {
         let services = pods / matched;
-        let Loaded { mut engine, .. } = load(|| workloads::selectors(pods, 0, 10).relabelled(services));
+        let Loaded { mut engine, .. } =
+            load(|| workloads::selectors(pods, 0, 10).relabelled(services));
         let (compile, _) = full_compile(workloads::selectors(pods, 0, 10).relabelled(services));
         let policy = |index: usize| {
             let service = format!("svc-{}", index % services);
             let peer = workloads::peer(Some(&[]), &[("service", &service)]);
-            workloads::policy("ns-1", &format!("new-{index}"), &[], vec![workloads::rule(vec![peer], 80)], vec![])
+            workloads::policy(
+                "ns-1",
+                &format!("new-{index}"),
+                &[],
+                vec![workloads::rule(vec![peer], 80)],
+                vec![],
+            )
         };
         // The first one builds the index of the label.
         drop(engine.apply(Event::PutNetworkPolicy(policy(0))));
         let made: Vec<_> = (1..services.min(201)).map(policy).collect();
-        let put = Times::measure(&mut engine, made.iter().cloned().map(Event::PutNetworkPolicy).collect());
+        let put = Times::measure(
+            &mut engine,
+            made.iter().cloned().map(Event::PutNetworkPolicy).collect(),
+        );
         let delete = made.into_iter().map(|policy| Event::DeleteNetworkPolicy(policy.meta.object));
         let delete = Times::measure(&mut engine, delete.collect());
         println!("| {matched} | {:.2?} | {:.2?} | {compile:.2?} |", put.at(50), delete.at(50));
@@ -295,7 +316,10 @@ fn distinct(of: &impl Fn(usize) -> usize) {
     let Loaded { engine, took, held } = load(|| workloads::distinct_labels(of(35_000)));
     let sets: Vec<usize> =
         engine.snapshot().peer_sets().map(|(_, set)| set.addresses.len()).collect();
-    println!("loaded in {took:.2?}, {} MB; peer sets and their members: {sets:?}\n", megabytes(held));
+    println!(
+        "loaded in {took:.2?}, {} MB; peer sets and their members: {sets:?}\n",
+        megabytes(held)
+    );
 }
 
 fn churn(of: &impl Fn(usize) -> usize) {
@@ -313,8 +337,15 @@ fn churn(of: &impl Fn(usize) -> usize) {
                 let index = random.below(20_000);
                 let mut pod = service_pod(&mut words, index, random.below(selectors), selectors);
                 // Names, addresses and hashes are new all the time, as those of rolled-out pods are.
-                pod.meta.labels.0.insert("pod-template-hash".into(), format!("{second}-{number}").as_str().into());
-                if random.one_in(2) { Event::PutPod(pod) } else { Event::DeletePod(pod.meta.object) }
+                pod.meta.labels.0.insert(
+                    "pod-template-hash".into(),
+                    format!("{second}-{number}").as_str().into(),
+                );
+                if random.one_in(2) {
+                    Event::PutPod(pod)
+                } else {
+                    Event::DeletePod(pod.meta.object)
+                }
             })
             .collect();
         let start = Instant::now();
@@ -336,35 +367,62 @@ fn churn(of: &impl Fn(usize) -> usize) {
 
 fn draw(folder: &str, of: &impl Fn(usize) -> usize) {
     let put = |pods: usize, selectors: usize, labels: usize| {
-        let Loaded { mut engine, took, held } = load(|| workloads::selectors(pods, selectors, labels));
+        let Loaded { mut engine, took, held } =
+            load(|| workloads::selectors(pods, selectors, labels));
         let mut words = Words::default();
         let events = (0..2_000).map(|index| {
             let mut pod = service_pod(&mut words, index, index % selectors, selectors);
-            pod.meta.labels.0.extend(workloads::service_labels(&mut words, index, selectors, labels).0);
+            pod.meta
+                .labels
+                .0
+                .extend(workloads::service_labels(&mut words, index, selectors, labels).0);
             Event::PutPod(pod)
         });
         let times = Times::measure(&mut engine, events.collect());
         (took, held, times.at(50))
     };
-    let mut curve = |name: &str, title: &str, sizes: &[usize], run: &dyn Fn(usize) -> (Duration, usize, Duration)| {
+    let mut curve = |name: &str,
+                     title: &str,
+                     sizes: &[usize],
+                     run: &dyn Fn(usize) -> (Duration, usize, Duration)| {
         let runs: Vec<(f64, (Duration, usize, Duration))> =
             sizes.iter().map(|size| (*size as f64, run(*size))).collect();
         let series = |label: &'static str, of: &dyn Fn(&(Duration, usize, Duration)) -> f64| {
             (label, runs.iter().map(|(size, run)| (*size, of(run))).collect())
         };
-        let svg = plot::log_log(title, &[
-            series("first ruleset, ms", &|run| run.0.as_secs_f64() * 1e3),
-            series("memory, MB", &|run| run.1 as f64 / 1e6),
-            series("pod put, µs (median)", &|run| run.2.as_secs_f64() * 1e6),
-        ]);
+        let svg = plot::log_log(
+            title,
+            &[
+                series("first ruleset, ms", &|run| run.0.as_secs_f64() * 1e3),
+                series("memory, MB", &|run| run.1 as f64 / 1e6),
+                series("pod put, µs (median)", &|run| run.2.as_secs_f64() * 1e6),
+            ],
+        );
         std::fs::write(format!("{folder}/engine-{name}.svg"), svg).unwrap();
-        println!("{title}: {:?}", runs.iter().map(|(size, run)| (*size as usize, run.0, megabytes(run.1), run.2)).collect::<Vec<_>>());
+        println!(
+            "{title}: {:?}",
+            runs.iter()
+                .map(|(size, run)| (*size as usize, run.0, megabytes(run.1), run.2))
+                .collect::<Vec<_>>()
+        );
     };
-    let pods = [3_125, 6_250, 12_500, 25_000, 50_000, 100_000, 200_000].map(|size| of(size).max(200));
+    let pods =
+        [3_125, 6_250, 12_500, 25_000, 50_000, 100_000, 200_000].map(|size| of(size).max(200));
     curve("pods", "pods (1,000 selectors, 10 labels)", &pods, &|pods| put(pods, of(1_000), 10));
-    let selectors = [156, 312, 625, 1_250, 2_500, 5_000, 10_000, 20_000].map(|size| of(size).max(10));
-    curve("selectors", "selectors, a policy each (50,000 pods, 10 labels)", &selectors, &|selectors| put(of(50_000), selectors, 10));
-    curve("labels", "labels of each pod (50,000 pods, 1,000 selectors)", &[2, 4, 8, 16, 32], &|labels| put(of(50_000), of(1_000), labels));
+    let selectors =
+        [156, 312, 625, 1_250, 2_500, 5_000, 10_000, 20_000].map(|size| of(size).max(10));
+    curve(
+        "selectors",
+        "selectors, a policy each (50,000 pods, 10 labels)",
+        &selectors,
+        &|selectors| put(of(50_000), selectors, 10),
+    );
+    curve(
+        "labels",
+        "labels of each pod (50,000 pods, 1,000 selectors)",
+        &[2, 4, 8, 16, 32],
+        &|labels| put(of(50_000), of(1_000), labels),
+    );
     let policies = [625, 1_250, 2_500, 5_000, 10_000, 20_000].map(|size| of(size).max(100));
     curve("policies", "policies × 5 rules (25,000 pods, 100 namespaces)", &policies, &|policies| {
         let Loaded { mut engine, took, held } = load(|| workloads::snapshot(of(25_000), policies));

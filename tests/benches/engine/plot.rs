@@ -8,14 +8,14 @@ const MARGIN: f64 = 56.0;
 const COLOURS: [&str; 4] = ["#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad"];
 
 /// A name and its points.
-pub type Series = (&'static str, Vec<(f64, f64)>);
+pub(crate) type Series = (&'static str, Vec<(f64, f64)>);
 
-pub fn log_log(title: &str, series: &[Series]) -> String {
+pub(crate) fn log_log(title: &str, series: &[Series]) -> String {
     let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
     let range = |of: fn((f64, f64)) -> f64| {
-        let (low, high) = points().map(of).fold((f64::MAX, f64::MIN), |(low, high), value| {
-            (low.min(value), high.max(value))
-        });
+        let (low, high) = points()
+            .map(of)
+            .fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
         (low.log10().floor(), high.log10().ceil().max(low.log10().floor() + 1.0))
     };
     let ((left, right), (bottom, top)) = (range(|point| point.0), range(|point| point.1));
@@ -46,7 +46,8 @@ pub fn log_log(title: &str, series: &[Series]) -> String {
     for at in decades(left, right) {
         let value = 10_f64.powf(at);
         let (x, y) = (x(value), HEIGHT - MARGIN + 16.0);
-        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{value}</text>");
+        let _ =
+            writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{value}</text>");
     }
     for at in decades(bottom, top) {
         let value = 10_f64.powf(at);
@@ -64,7 +65,8 @@ pub fn log_log(title: &str, series: &[Series]) -> String {
         );
         for point in points {
             let (x, y) = (x(point.0), y(point.1));
-            let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
+            let _ =
+                writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
         }
         let (x, y) = (WIDTH - MARGIN - 160.0, 44.0 + 16.0 * number as f64);
         let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\" fill=\"{colour}\">{name}</text>");

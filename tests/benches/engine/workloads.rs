@@ -14,16 +14,16 @@ use netpol_core::model::{
 
 /// A cluster, kind by kind.
 #[derive(Clone, Default)]
-pub struct Workload {
-    pub options: Options,
-    pub namespaces: Vec<Namespace>,
-    pub pods: Vec<Pod>,
-    pub policies: Vec<NetworkPolicy>,
+pub(crate) struct Workload {
+    pub(crate) options: Options,
+    pub(crate) namespaces: Vec<Namespace>,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) policies: Vec<NetworkPolicy>,
 }
 
 impl Workload {
     /// Returns the puts of every object, kinds one after another, and the end of the listing.
-    pub fn into_events(self) -> impl Iterator<Item = Event> {
+    pub(crate) fn into_events(self) -> impl Iterator<Item = Event> {
         let namespaces = self.namespaces.into_iter().map(Event::PutNamespace);
         let pods = self.pods.into_iter().map(Event::PutPod);
         let policies = self.policies.into_iter().map(Event::PutNetworkPolicy);
@@ -33,24 +33,24 @@ impl Workload {
 
 /// Words said once and shared, as a client's cache shares them or not; here so that a figure is the engine's memory.
 #[derive(Default)]
-pub struct Words(std::collections::HashMap<String, Arc<str>>);
+pub(crate) struct Words(std::collections::HashMap<String, Arc<str>>);
 
 impl Words {
-    pub fn word(&mut self, text: String) -> Arc<str> {
+    pub(crate) fn word(&mut self, text: String) -> Arc<str> {
         self.0.entry(text).or_insert_with_key(|text| text.as_str().into()).clone()
     }
 }
 
-pub fn node_scope() -> Options {
+pub(crate) fn node_scope() -> Options {
     Options { scope: Scope::Node("here".into()), ..Options::default() }
 }
 
-pub fn address(index: usize) -> IpAddr {
+pub(crate) fn address(index: usize) -> IpAddr {
     let [_, high, mid, low] = u32::try_from(index + 1).unwrap().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(10, high, mid, low))
 }
 
-pub fn pod(namespace: &str, name: &str, index: usize, labels: Labels, is_local: bool) -> Pod {
+pub(crate) fn pod(namespace: &str, name: &str, index: usize, labels: Labels, is_local: bool) -> Pod {
     let created = Some("2026-01-01T00:00:00Z".into());
     Pod {
         meta: ObjectMeta { created, ..ObjectMeta::new(namespace, name, labels) },
@@ -61,11 +61,11 @@ pub fn pod(namespace: &str, name: &str, index: usize, labels: Labels, is_local: 
     }
 }
 
-pub fn equals(pairs: &[(&str, &str)]) -> Field<LabelSelector> {
+pub(crate) fn equals(pairs: &[(&str, &str)]) -> Field<LabelSelector> {
     Field::Given(LabelSelector::labels(pairs.iter().copied()))
 }
 
-pub fn peer(namespaces: Option<&[(&str, &str)]>, pods: &[(&str, &str)]) -> NetworkPolicyPeer {
+pub(crate) fn peer(namespaces: Option<&[(&str, &str)]>, pods: &[(&str, &str)]) -> NetworkPolicyPeer {
     NetworkPolicyPeer {
         namespace_selector: namespaces.map(equals).unwrap_or_default(),
         pod_selector: equals(pods),
@@ -73,7 +73,7 @@ pub fn peer(namespaces: Option<&[(&str, &str)]>, pods: &[(&str, &str)]) -> Netwo
     }
 }
 
-pub fn rule(peers: Vec<NetworkPolicyPeer>, port: u16) -> NetworkPolicyRule {
+pub(crate) fn rule(peers: Vec<NetworkPolicyPeer>, port: u16) -> NetworkPolicyRule {
     let port = PolicyPort {
         port: Field::Given(PolicyPortNumber::Number(port.try_into().unwrap())),
         ..PolicyPort::default()
@@ -85,7 +85,7 @@ pub fn rule(peers: Vec<NetworkPolicyPeer>, port: u16) -> NetworkPolicyRule {
     }
 }
 
-pub fn policy(
+pub(crate) fn policy(
     namespace: &str,
     name: &str,
     subject: &[(&str, &str)],
@@ -105,7 +105,7 @@ pub fn policy(
 }
 
 /// Felix's start of a node: 250,000 remote and 200 local pods, 100 namespaces, 10,000 policies × 5 rules, one node.
-pub fn snapshot(pods: usize, policies: usize) -> Workload {
+pub(crate) fn snapshot(pods: usize, policies: usize) -> Workload {
     let mut words = Words::default();
     let mut random = Random::seeded(1);
     let (namespaces, local) = (100, 200);
@@ -135,13 +135,19 @@ pub fn snapshot(pods: usize, policies: usize) -> Workload {
             rule(vec![peer(Some(&[("team", &team)]), &[("app", &app)])], port)
         });
         let rules = rules.collect();
-        made.policies.push(policy(&namespace, &format!("p-{index}"), &[("app", &app)], rules, vec![]));
+        made.policies.push(policy(
+            &namespace,
+            &format!("p-{index}"),
+            &[("app", &app)],
+            rules,
+            vec![],
+        ));
     }
     made
 }
 
 /// Isolated customers: a namespace, a pod with 15 labels and a policy each; only their own pods, and DNS.
-pub fn customers(namespaces: usize) -> Workload {
+pub(crate) fn customers(namespaces: usize) -> Workload {
     let mut words = Words::default();
     let mut made = Workload { options: node_scope(), ..Workload::default() };
     for index in 0..namespaces {
@@ -151,7 +157,13 @@ pub fn customers(namespaces: usize) -> Workload {
             let value = if key < 2 { format!("{key}-{index}") } else { format!("{}", index % 7) };
             (words.word(format!("label-{key}")), words.word(value))
         });
-        made.pods.push(pod(&namespace, "pod", index, labels.collect(), index % (namespaces / 100).max(1) == 0));
+        made.pods.push(pod(
+            &namespace,
+            "pod",
+            index,
+            labels.collect(),
+            index % (namespaces / 100).max(1) == 0,
+        ));
         let own = || peer(None, &[]);
         let dns = NetworkPolicyPeer {
             ip_block: Field::Given(IpBlock {
@@ -161,15 +173,19 @@ pub fn customers(namespaces: usize) -> Workload {
             }),
             ..NetworkPolicyPeer::default()
         };
-        let all = |peers| NetworkPolicyRule { peers: Field::Given(peers), ..NetworkPolicyRule::default() };
-        let (ingress, egress) = (vec![all(vec![own()])], vec![all(vec![own()]), rule(vec![dns], 53)]);
+        let all = |peers| NetworkPolicyRule {
+            peers: Field::Given(peers),
+            ..NetworkPolicyRule::default()
+        };
+        let (ingress, egress) =
+            (vec![all(vec![own()])], vec![all(vec![own()]), rule(vec![dns], 53)]);
         made.policies.push(policy(&namespace, "isolate", &[], ingress, egress));
     }
     made
 }
 
 /// Antrea's `TestInitXLargeScaleWithSmallNamespaces`: four pods and three policies a namespace, the whole cluster.
-pub fn antrea_xlarge(namespaces: usize) -> Workload {
+pub(crate) fn antrea_xlarge(namespaces: usize) -> Workload {
     let mut words = Words::default();
     let mut made = Workload::default();
     for namespace in 0..namespaces {
@@ -180,7 +196,13 @@ pub fn antrea_xlarge(namespaces: usize) -> Workload {
                 (words.word("app-1".into()), words.word("scale-1".into())),
                 (words.word(format!("app-{}", number / 2 + 2)), words.word("scale".into())),
             ]);
-            made.pods.push(pod(&name, &format!("pod-{number}"), namespace * 4 + number, labels, false));
+            made.pods.push(pod(
+                &name,
+                &format!("pod-{number}"),
+                namespace * 4 + number,
+                labels,
+                false,
+            ));
         }
         let app = |key: &str, value: &str| {
             (
@@ -200,7 +222,7 @@ pub fn antrea_xlarge(namespaces: usize) -> Workload {
 }
 
 /// Antrea's `TestInitXLargeScaleWithOneSingleNamespace`: each policy selects one pod, by a label of its own.
-pub fn one_namespace(count: usize) -> Workload {
+pub(crate) fn one_namespace(count: usize) -> Workload {
     let mut made = Workload::default();
     made.namespaces.push(Namespace::new("ns", Labels::default()));
     for index in 0..count {
@@ -210,13 +232,19 @@ pub fn one_namespace(count: usize) -> Workload {
         let other = format!("{:x}-{}", (index + 1) % count, (index + 1) % count * 7919 % 10_007);
         let ingress = vec![rule(vec![peer(None, &[("app-1", &value)])], 80)];
         let egress = vec![rule(vec![peer(None, &[("app-1", &other)])], 80)];
-        made.policies.push(policy("ns", &format!("np-{index}"), &[("app-1", &value)], ingress, egress));
+        made.policies.push(policy(
+            "ns",
+            &format!("np-{index}"),
+            &[("app-1", &value)],
+            ingress,
+            egress,
+        ));
     }
     made
 }
 
 /// So many pods with `labels` labels each, and so many distinct selectors of peers, all in use on one node.
-pub fn selectors(pods: usize, selectors: usize, labels: usize) -> Workload {
+pub(crate) fn selectors(pods: usize, selectors: usize, labels: usize) -> Workload {
     let mut made = Workload { options: node_scope(), ..Workload::default() };
     let namespaces = 100;
     for namespace in 0..namespaces {
@@ -238,7 +266,7 @@ pub fn selectors(pods: usize, selectors: usize, labels: usize) -> Workload {
     made
 }
 
-pub fn service_labels(words: &mut Words, index: usize, selectors: usize, labels: usize) -> Labels {
+pub(crate) fn service_labels(words: &mut Words, index: usize, selectors: usize, labels: usize) -> Labels {
     let service = words.word(format!("svc-{}", index % selectors.max(1)));
     let mut made = Labels::from_iter([(words.word("service".into()), service)]);
     for key in 1..labels {
@@ -249,7 +277,7 @@ pub fn service_labels(words: &mut Words, index: usize, selectors: usize, labels:
 }
 
 /// So many pods in namespaces of 10,000, and so many selectors of pods in namespaces by label.
-pub fn relabel(pods: usize, selectors: usize) -> Workload {
+pub(crate) fn relabel(pods: usize, selectors: usize) -> Workload {
     let mut made = Workload { options: node_scope(), ..Workload::default() };
     let mut words = Words::default();
     for namespace in 0..pods / 10_000 {
@@ -271,7 +299,7 @@ pub fn relabel(pods: usize, selectors: usize) -> Workload {
 }
 
 /// Published as what a cluster of Cilium identities broke on: every pod has labels of its own, and one policy names all.
-pub fn distinct_labels(pods: usize) -> Workload {
+pub(crate) fn distinct_labels(pods: usize) -> Workload {
     let mut made = Workload { options: node_scope(), ..Workload::default() };
     made.namespaces.push(Namespace::new("ns", Labels::default()));
     for index in 0..pods {
