@@ -26,7 +26,9 @@ pub(crate) fn plan(policy: &ClusterNetworkPolicy) -> Plan {
         ClusterSubject::Namespaces(namespaces) if !namespaces.is_unreadable() => {
             Some((NamespaceScope::Matching(namespaces.into()), Selector::everything()))
         }
-        ClusterSubject::Pods(pods) => namespaced(pods),
+        ClusterSubject::Pods(pods) => {
+            namespaced(pods).map(|(namespaces, pods)| (NamespaceScope::Matching(namespaces), pods))
+        }
         ClusterSubject::Namespaces(_) | ClusterSubject::Unknown => None,
     };
     let (mut diagnostics, mut sides) = (Vec::new(), Vec::new());
@@ -35,7 +37,7 @@ pub(crate) fn plan(policy: &ClusterNetworkPolicy) -> Plan {
             [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)]
         {
             let planner = Planner { policy: &origin, direction, diagnostics: Vec::new() };
-            sides.push(planner.side(Slot::ordered(policy.tier, direction), rules));
+            sides.push(Arc::new(planner.side(Slot::ordered(policy.tier, direction), rules)));
         }
     } else {
         let (policy, field, effect) = (origin.clone(), "spec.subject", Effect::SelectsNothing);
@@ -80,13 +82,13 @@ fn differ(one: &Plan, other: &Plan) -> bool {
 }
 
 /// CNP-011: a missing namespaceSelector means every namespace.
-fn namespaced(pods: &NamespacedPods) -> Option<(NamespaceScope, Selector)> {
+fn namespaced(pods: &NamespacedPods) -> Option<(Selector, Selector)> {
     let namespaces = match &pods.namespace_selector {
         Field::Absent | Field::Null => Selector::everything(),
         Field::Given(selector) => readable(selector)?,
         Field::Unreadable => return None,
     };
-    Some((NamespaceScope::Matching(namespaces), readable(&pods.pod_selector)?))
+    Some((namespaces, readable(&pods.pod_selector)?))
 }
 
 fn readable(selector: &LabelSelector) -> Option<Selector> {
@@ -174,9 +176,9 @@ impl Planner<'_> {
     fn ends(&self, destination: &ClusterDestination, action: Action) -> Readable {
         let egress = self.direction == Direction::Egress;
         let ends = match destination {
-            ClusterDestination::Namespaces(selector) => readable(selector).map(|namespaces| {
-                Ends::Pods(NamespaceScope::Matching(namespaces), Selector::everything())
-            }),
+            ClusterDestination::Namespaces(selector) => {
+                readable(selector).map(|namespaces| Ends::Pods(namespaces, Selector::everything()))
+            }
             ClusterDestination::Pods(pods) => {
                 namespaced(pods).map(|(namespaces, pods)| Ends::Pods(namespaces, pods))
             }

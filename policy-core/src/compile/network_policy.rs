@@ -52,7 +52,8 @@ pub(crate) fn plan(policy: &NetworkPolicy) -> Plan {
         }
         // DEC-16: a policy whose subject cannot be read isolates its namespace and allows nothing.
         let rules = if subject.is_some() { rules } else { &nothing };
-        sides.push(Planner { policy: &origin, direction, diagnostics: Vec::new() }.side(rules));
+        let planner = Planner { policy: &origin, direction, diagnostics: Vec::new() };
+        sides.push(Arc::new(planner.side(rules)));
     }
     let subject = Some((own_namespace, subject.unwrap_or_default()));
     Plan { policy: origin, priority: 0, subject, diagnostics, sides }
@@ -127,7 +128,7 @@ impl Planner<'_> {
             Field::Given(peers) => {
                 let mut ends = Vec::with_capacity(peers.len());
                 for (index, peer) in (0_u32..).zip(peers) {
-                    match self.end(peer) {
+                    match Self::end(peer) {
                         Some(end) => ends.push((Some(index), end)),
                         None => self.unreadable(position, Some(index)),
                     }
@@ -141,21 +142,19 @@ impl Planner<'_> {
         }
     }
 
-    fn end(&self, peer: &NetworkPolicyPeer) -> Option<Ends> {
-        let own = || NamespaceScope::One(self.policy.object.namespace.clone());
+    fn end(peer: &NetworkPolicyPeer) -> Option<Ends> {
         let readable = |selector: &LabelSelector| !selector.is_unreadable();
         match peer.kind() {
             PeerKind::PodsOfOwnNamespace(pods) if readable(pods) => {
-                Some(Ends::Pods(own(), pods.into()))
+                Some(Ends::OwnPods(pods.into()))
             }
-            PeerKind::Namespaces(namespaces) if readable(namespaces) => Some(Ends::Pods(
-                NamespaceScope::Matching(namespaces.into()),
-                Selector::everything(),
-            )),
+            PeerKind::Namespaces(namespaces) if readable(namespaces) => {
+                Some(Ends::Pods(namespaces.into(), Selector::everything()))
+            }
             PeerKind::PodsOfNamespaces { namespaces, pods }
                 if readable(namespaces) && readable(pods) =>
             {
-                Some(Ends::Pods(NamespaceScope::Matching(namespaces.into()), pods.into()))
+                Some(Ends::Pods(namespaces.into(), pods.into()))
             }
             PeerKind::IpBlock(block) => Some(Ends::Networks(PrefixSet::from_ip_block(block))),
             PeerKind::PodsOfOwnNamespace(_)

@@ -7,6 +7,7 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 use core::num::NonZeroU16;
 
 use super::Diagnostic;
@@ -48,8 +49,8 @@ pub(crate) struct Plan {
     pub(crate) subject: Option<(NamespaceScope, Selector)>,
     /// What is odd about the policy whether or not it applies to a pod.
     pub(crate) diagnostics: Vec<Diagnostic>,
-    /// Its directions, ingress first.
-    pub(crate) sides: Vec<Side>,
+    /// Its directions, ingress first. Policies made from one template may share them.
+    pub(crate) sides: Vec<Arc<Side>>,
 }
 
 /// One direction of one policy.
@@ -64,7 +65,7 @@ pub(crate) struct Side {
 }
 
 /// One rule, before its names are resolved.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct PlannedRule {
     pub(crate) position: u32,
     pub(crate) action: Action,
@@ -77,7 +78,7 @@ pub(crate) struct PlannedRule {
 }
 
 /// A port by name.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct PortQuery {
     /// `None` takes every protocol (CNP-054).
     pub(crate) protocol: Option<Protocol>,
@@ -90,7 +91,15 @@ pub(crate) type Resolution = Vec<PortSet>;
 impl Plan {
     /// Returns the side of a direction, if the policy has a say in it.
     pub(crate) fn side(&self, direction: Direction) -> Option<&Side> {
-        self.sides.iter().find(|side| side.direction() == direction)
+        self.sides.iter().map(AsRef::as_ref).find(|side| side.direction() == direction)
+    }
+}
+
+/// Sides that say the same have the same hash; oddities, which name the policy, need not be looked at.
+impl Hash for Side {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.slot.hash(state);
+        self.rules.hash(state);
     }
 }
 
@@ -137,7 +146,7 @@ impl Side {
                 Direction::Ingress if rule.asks_subject() => resolved.next(),
                 Direction::Ingress | Direction::Egress => None,
             };
-            rule.resolve(direction, own, world, &mut rules);
+            rule.resolve(&policy.object.namespace, direction, own, world, &mut rules);
         }
         match self.slot {
             // An empty block isolates (NP-030).
@@ -156,6 +165,7 @@ impl PlannedRule {
 
     fn resolve(
         &self,
+        namespace: &Arc<str>,
         direction: Direction,
         resolved: Option<&PortSet>,
         world: &mut impl World,
@@ -171,12 +181,12 @@ impl PlannedRule {
         for (peer, ends) in &self.ends {
             let (rule, peer, action) = (self.position, *peer, self.action);
             if !dead {
-                let (peers, ports) = (ends.peers(world), numbers.clone());
+                let (peers, ports) = (ends.peers(namespace, world), numbers.clone());
                 rules.push(Rule { rule, peer, action, peers, ports });
             }
             if direction == Direction::Egress {
                 for query in &self.names {
-                    for (peers, ports) in ends.resolve(world, query) {
+                    for (peers, ports) in ends.resolve(namespace, world, query) {
                         rules.push(Rule { rule, peer, action, peers, ports });
                     }
                 }

@@ -167,9 +167,9 @@ impl Engine {
         if before.is_some_and(|before| **before == endpoint) {
             return;
         }
-        let pod = endpoint.pod.clone();
-        let before = self.ruleset.put_endpoint(Arc::new(endpoint));
-        self.work.endpoints.entry(pod).or_insert(before);
+        let endpoint = Arc::new(endpoint);
+        let before = self.ruleset.put_endpoint(endpoint.clone());
+        self.work.note_endpoint(&endpoint.pod, before);
     }
 
     fn pipeline(&mut self, direction: Direction, blocks: Box<[(Slot, Id)]>) -> Id {
@@ -187,7 +187,7 @@ impl Engine {
         }
         let id = pipeline.id();
         self.ruleset.put_pipeline(id, Arc::new(pipeline));
-        self.work.created_pipelines.insert(id);
+        self.work.note_pipeline(id);
         self.pipelines.acquire(&key, || Bound { key: key.clone(), id })
     }
 

@@ -16,6 +16,8 @@ use crate::net::AddressSet;
 /// What is to be made again, and what was before.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Work {
+    /// Whether the ruleset was empty before, so that nothing needs to be noted to tell new from old.
+    pub(super) is_first: bool,
     /// Policies whose blocks are to be made.
     pub(super) policies: BTreeMap<Id, Rebuild>,
     /// Pods of the scope to bind again.
@@ -51,6 +53,24 @@ impl Work {
         self.policies.entry(policy).or_insert(Rebuild::Missing);
     }
 
+    pub(super) fn note_endpoint(&mut self, pod: &ObjectRef, before: Option<Arc<Endpoint>>) {
+        if !self.is_first {
+            self.endpoints.entry(pod.clone()).or_insert(before);
+        }
+    }
+
+    pub(super) fn note_set(&mut self, id: PeerSetId) {
+        if !self.is_first {
+            self.created_sets.insert(id);
+        }
+    }
+
+    pub(super) fn note_pipeline(&mut self, id: PipelineId) {
+        if !self.is_first {
+            self.created_pipelines.insert(id);
+        }
+    }
+
     pub(super) fn rebuild_all(&mut self, policy: Id) {
         self.policies.insert(policy, Rebuild::All);
     }
@@ -78,7 +98,31 @@ impl Engine {
             self.refill_node_sets();
         }
         let members = self.change_members();
+        if core::mem::take(&mut self.work.is_first) {
+            return self.first_delta();
+        }
         self.delta(members)
+    }
+
+    /// The ruleset was empty: everything in it is new.
+    fn first_delta(&mut self) -> Delta {
+        self.work = Work::default();
+        let ruleset = &self.ruleset;
+        let sets = ruleset.shared_peer_sets().map(|(id, set)| Create::PeerSet(id, set.clone()));
+        let pipelines =
+            ruleset.shared_pipelines().map(|(id, pipeline)| Create::Pipeline(id, pipeline.clone()));
+        let create = sets.chain(pipelines).collect();
+        let endpoints = ruleset
+            .shared_endpoints()
+            .map(|endpoint| EndpointChange { before: None, after: Some(endpoint.clone()) })
+            .collect();
+        let nodes = ruleset.nodes().iter().map(|(name, addresses)| NodeChange {
+            name: name.clone(),
+            before: None,
+            after: Some(addresses.clone()),
+        });
+        let switch = Switch { endpoints, members: Vec::new(), nodes: nodes.collect() };
+        Delta { create, switch, delete: Vec::new() }
     }
 
     /// Notes how sets of nodes change. There are few, and nodes change seldom.

@@ -44,6 +44,7 @@ impl Engine {
             return;
         }
         self.is_live = true;
+        self.work.is_first = true;
         self.publish_nodes();
         self.ask_for_all_subjects();
     }

@@ -10,9 +10,10 @@ use core::num::NonZeroU16;
 use hashbrown::HashMap;
 
 use super::Engine;
+use super::index::{EVERYWHERE, SelectorIndex};
 use super::interner::Interner;
 use super::labels::{Matcher, Symbol};
-use super::pods::View;
+use super::pods::{Pods, View};
 use super::query::Among;
 use super::selections::Reach;
 use super::slab::{Id, Slab};
@@ -155,7 +156,7 @@ impl Engine {
             set.source = source;
         }
         self.ruleset.put_peer_set(id, Arc::new(PeerSet { selector, addresses, networks }));
-        self.work.created_sets.insert(id);
+        self.work.note_set(id);
         (number, id)
     }
 
@@ -176,7 +177,8 @@ impl Engine {
         let networks = networks.cloned().map(Arc::new);
         let source = Source::Pods { selection, port, networks };
         let members = self.members_of(selection);
-        let addresses = members.iter().flat_map(|view| self.contribution(&source, view)).collect();
+        let addresses =
+            members.iter().flat_map(|view| contribution(&self.pods, &source, view)).collect();
         (source, addresses)
     }
 
@@ -319,21 +321,6 @@ impl Engine {
         }
     }
 
-    /// Returns the addresses that a pod has in a set.
-    fn contribution(&self, source: &Source, view: &View) -> Vec<IpAddr> {
-        let Source::Pods { port, networks, .. } = source else { return Vec::new() };
-        let resolves = port.is_none_or(|port| {
-            let mut numbers = self.pods.numbers(view.ports, port.name);
-            numbers.any(|number| number == (port.protocol, port.number))
-        });
-        if !resolves {
-            return Vec::new();
-        }
-        let inside =
-            |address: &IpAddr| networks.as_ref().is_none_or(|networks| networks.contains(*address));
-        view.addresses.iter().copied().filter(inside).collect()
-    }
-
     /// Moves pods into or out of whatever uses a selection of peers.
     pub(super) fn move_peer(&mut self, selection: Id, view: &View, sign: Sign) {
         let Some(users) = self.peers.get(selection).map(|selection| selection.users.clone()) else {
@@ -344,23 +331,39 @@ impl Engine {
                 User::Tally(tally) => self.count(tally, view, sign),
                 User::Set(number) => {
                     let Some(set) = self.sets.slab.get(number) else { continue };
-                    let addresses = self.contribution(&set.source, view);
-                    if !addresses.is_empty() {
+                    let mut addresses = contribution(&self.pods, &set.source, view).peekable();
+                    if addresses.peek().is_some() {
                         let ops = self.work.members.entry(number).or_default();
-                        ops.extend(addresses.into_iter().map(|address| (address, sign)));
+                        ops.extend(addresses.map(|address| (address, sign)));
                     }
                 }
             }
         }
     }
 
-    pub(super) fn move_peers(&mut self, selection: Id, views: &[(Id, View)], joins: bool) {
-        let Some(known) = self.peers.get(selection) else { return };
-        let pods = known.question.pods.clone();
+    /// Moves pods, those with the same labels side by side, into or out of whatever uses some selections of peers.
+    pub(super) fn move_peers(&mut self, selections: &[Id], views: &[(Id, View)], joins: bool) {
         let sign = if joins { Sign::Plus } else { Sign::Minus };
-        for (_, view) in views {
-            if pods.matches(self.labels.labels(view.labels)) {
-                self.move_peer(selection, view, sign);
+        // Filed anew, so that the labels lead to the selections: there may be as many of them as there are pods.
+        let mut index = SelectorIndex::default();
+        let matchers: BTreeMap<Id, Matcher> = selections
+            .iter()
+            .filter_map(|id| Some((*id, self.peers.get(*id)?.question.pods.clone())))
+            .collect();
+        for (id, matcher) in &matchers {
+            let anchor = index.anchor(EVERYWHERE, matcher);
+            index.file(EVERYWHERE, matcher, anchor, *id);
+        }
+        for alike in views.chunk_by(|(_, one), (_, other)| one.labels == other.labels) {
+            let Some((_, first)) = alike.first() else { continue };
+            let mut matching = Vec::new();
+            let labels = self.labels.labels(first.labels);
+            index.candidates(&[EVERYWHERE], labels, |id| {
+                let matches = matchers.get(&id).is_some_and(|matcher| matcher.matches(labels));
+                matching.extend(matches.then_some(id));
+            });
+            for selection in matching {
+                alike.iter().for_each(|(_, view)| self.move_peer(selection, view, sign));
             }
         }
     }
@@ -371,4 +374,24 @@ impl Engine {
 pub(super) enum Sign {
     Minus,
     Plus,
+}
+
+/// Returns the addresses that a pod has in a set.
+fn contribution<'a>(
+    pods: &'a Pods,
+    source: &'a Source,
+    view: &'a View,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let (port, networks) = match source {
+        Source::Pods { port, networks, .. } => (port.as_ref(), networks.as_ref()),
+        Source::Nodes(_) | Source::Nowhere => (None, None),
+    };
+    let resolves = port.is_none_or(|port| {
+        let mut numbers = pods.numbers(view.ports, port.name);
+        numbers.any(|number| number == (port.protocol, port.number))
+    });
+    let addresses = if resolves { view.addresses.as_slice() } else { &[] };
+    let inside =
+        move |address: &IpAddr| networks.is_none_or(|networks| networks.contains(*address));
+    addresses.iter().copied().filter(inside)
 }

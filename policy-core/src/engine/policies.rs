@@ -7,12 +7,13 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 
 use super::Engine;
+use super::interner::Interner;
 use super::pods::View;
 use super::query::Among;
 use super::selections::Reach;
 use super::slab::{Id, Slab};
 use crate::compile::plan::{Plan, Resolution, Side};
-use crate::ir::PolicyKind;
+use crate::ir::{PolicyKind, PolicyRef};
 use crate::model::ObjectRef;
 
 /// The policies, whether or not they apply to a pod.
@@ -20,6 +21,8 @@ use crate::model::ObjectRef;
 pub(super) struct Policies {
     pub(super) slab: Slab<Policy>,
     by_name: HashMap<(PolicyKind, ObjectRef), Id>,
+    /// The sides of all plans: most policies of a large cluster are made from a few templates.
+    templates: Interner<Arc<Side>>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +68,7 @@ impl Policy {
                 [only] if only.resolution.is_empty() => only,
                 many => many.get(place(many, &resolve(side)).ok()?)?,
             };
-            Some((side, class))
+            Some((side.as_ref(), class))
         })
     }
 }
@@ -75,32 +78,56 @@ fn place(classes: &[Class], resolution: &Resolution) -> Result<usize, usize> {
 }
 
 impl Policies {
+    /// Lets the plan share its sides with others that say the same.
+    fn share(&mut self, plan: &mut Plan) {
+        for side in &mut plan.sides {
+            let id = self.templates.acquire::<Side>(side, || side.clone());
+            if let Some(shared) = self.templates.get(id) {
+                *side = shared.clone();
+            }
+        }
+    }
+
+    fn unshare(&mut self, plan: &Plan) {
+        for side in &plan.sides {
+            if let Some(id) = self.templates.find::<Side>(side) {
+                self.templates.release::<Side>(id);
+            }
+        }
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
+        let templates = self.templates.iter().map(|(_, side)| side_bytes(side));
         let each = self.slab.iter().map(|(_, policy)| {
             let sides = policy.sides.iter().map(|classes| classes.capacity() * size_of::<Class>());
-            plan_bytes(&policy.plan)
+            PLAN_BYTES
                 + super::memory::btree_bytes::<Id>(policy.pods.len())
                 + policy.sides.capacity() * size_of::<Vec<Class>>()
                 + sides.sum::<usize>()
         });
-        self.slab.heap_bytes() + self.by_name.allocation_size() + each.sum::<usize>()
+        self.slab.heap_bytes()
+            + self.by_name.allocation_size()
+            + self.templates.heap_bytes()
+            + templates.sum::<usize>()
+            + each.sum::<usize>()
     }
 }
 
-fn plan_bytes(plan: &Plan) -> usize {
-    let sides = plan.sides.iter().map(|side| {
-        let rules = side
-            .rules
-            .iter()
-            .map(|rule| size_of_val(rule) + rule.ends.capacity() * 96 + rule.names.capacity() * 24);
-        size_of::<Side>() + rules.sum::<usize>()
-    });
-    size_of::<Plan>() + 96 + sides.sum::<usize>()
+/// A plan without its sides, and the reference to its policy.
+const PLAN_BYTES: usize = size_of::<Plan>() + size_of::<PolicyRef>() + 120;
+
+fn side_bytes(side: &Side) -> usize {
+    let rules = side
+        .rules
+        .iter()
+        .map(|rule| size_of_val(rule) + rule.ends.capacity() * 96 + rule.names.capacity() * 24);
+    size_of::<Side>() + rules.sum::<usize>()
 }
 
 impl Engine {
-    pub(super) fn put_policy(&mut self, plan: Plan) {
+    pub(super) fn put_policy(&mut self, mut plan: Plan) {
         let name = (plan.policy.kind, plan.policy.object.clone());
+        self.policies.share(&mut plan);
         let plan = Arc::new(plan);
         let Some(id) = self.policies.by_name.get(&name).copied() else {
             let id = self.policies.slab.insert(Policy {
@@ -115,7 +142,7 @@ impl Engine {
         };
         let Some(policy) = self.policies.slab.get_mut(id) else { return };
         if policy.plan == plan {
-            return;
+            return self.policies.unshare(&plan);
         }
         if policy.plan.subject != plan.subject {
             self.withdraw(id);
@@ -123,9 +150,10 @@ impl Engine {
         let Some(policy) = self.policies.slab.get_mut(id) else { return };
         policy.retired.extend(policy.sides.drain(..).flatten());
         policy.sides = alloc::vec![Vec::new(); plan.sides.len()];
-        policy.plan = plan;
+        let old = core::mem::replace(&mut policy.plan, plan);
         let is_asked = policy.subject.is_some();
         let pods: Vec<Id> = policy.pods.iter().copied().collect();
+        self.policies.unshare(&old);
         for pod in pods {
             let Some(ports) = self.pods.slab.get(pod).map(|pod| pod.ports) else { continue };
             self.enter_classes(id, ports);
@@ -143,6 +171,7 @@ impl Engine {
         let Some(gone) = self.policies.slab.remove(id) else { return };
         let classes = gone.retired.into_iter().chain(gone.sides.into_iter().flatten());
         classes.for_each(|class| self.drop_class(id, class));
+        self.policies.unshare(&gone.plan);
     }
 
     pub(super) fn ask_for_all_subjects(&mut self) {

@@ -78,8 +78,11 @@ impl Engine {
                 && self.pods.postings.count(narrowest) < bound
             {
                 let mut found = Vec::new();
+                let is_all = demands.len() == 1;
                 self.pods.postings.carriers(narrowest, |id| {
-                    found.extend(self.is_selected(question, among, id).then_some(id));
+                    let selected = self.is_reached(question.reach, among, id)
+                        && (is_all || question.pods.matches(self.labels_of(id)));
+                    found.extend(selected.then_some(id));
                 });
                 return found;
             }
@@ -146,13 +149,13 @@ impl Engine {
         }
     }
 
-    fn is_selected(&self, question: &Question, among: Among, id: Id) -> bool {
+    fn is_reached(&self, reach: Reach, among: Among, id: Id) -> bool {
         let Some(pod) = self.pods.slab.get(id) else { return false };
         let counts = match among {
             Among::All => true,
             Among::Local => pod.subject.is_some(),
         };
-        let reaches = match question.reach {
+        let reaches = match reach {
             Reach::One(namespace) => namespace == pod.namespace,
             Reach::All => true,
             Reach::Matching(selector) => {
@@ -160,7 +163,7 @@ impl Engine {
                 selector.is_some_and(|selector| selector.matching.contains(&pod.namespace))
             }
         };
-        counts && reaches && question.pods.matches(self.labels.labels(pod.labels))
+        counts && reaches
     }
 
     pub(super) fn labels_of(&self, pod: Id) -> &[Label] {
@@ -175,14 +178,15 @@ impl Engine {
             .get(namespace)
             .map(|namespace| namespace.pods.iter().copied().collect())
             .unwrap_or_default();
-        let views: Vec<_> = pods.into_iter().filter_map(|id| Some((id, self.view(id)?))).collect();
+        let views = pods.into_iter().filter_map(|id| Some((id, self.view(id)?)));
+        let mut views: Vec<_> = views.collect();
+        // Pods with the same labels are asked about once.
+        views.sort_by_key(|(_, view)| view.labels);
         for selector in selectors {
             let Some(known) = self.namespaces.selectors.get(*selector) else { continue };
             let joins = !known.matching.contains(&namespace);
             let (subjects, peers) = (known.subjects.clone(), known.peers.clone());
-            for selection in &peers {
-                self.move_peers(*selection, &views, joins);
-            }
+            self.move_peers(&peers, &views, joins);
             for selection in &subjects {
                 self.move_subjects(*selection, &views, joins);
             }

@@ -181,7 +181,7 @@ impl Engine {
         };
         self.work.dropped_pipelines.extend(subject.pipelines);
         if let Some(before) = self.ruleset.remove_endpoint(&pod) {
-            self.work.endpoints.entry(pod).or_insert(Some(before));
+            self.work.note_endpoint(&pod, Some(before));
         }
     }
 

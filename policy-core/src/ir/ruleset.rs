@@ -174,6 +174,18 @@ impl Ruleset {
         self.endpoints.get(pod)
     }
 
+    pub(crate) fn shared_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.values()
+    }
+
+    pub(crate) fn shared_pipelines(&self) -> impl Iterator<Item = (PipelineId, &Arc<Pipeline>)> {
+        self.pipelines.iter().map(|(id, pipeline)| (*id, pipeline))
+    }
+
+    pub(crate) fn shared_peer_sets(&self) -> impl Iterator<Item = (PeerSetId, &Arc<PeerSet>)> {
+        self.peer_sets.iter().map(|(id, set)| (*id, set))
+    }
+
     pub(crate) fn put_pipeline(&mut self, id: PipelineId, pipeline: Arc<Pipeline>) {
         self.pipelines.insert(id, pipeline);
     }

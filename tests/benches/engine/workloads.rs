@@ -50,7 +50,13 @@ pub(crate) fn address(index: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, high, mid, low))
 }
 
-pub(crate) fn pod(namespace: &str, name: &str, index: usize, labels: Labels, is_local: bool) -> Pod {
+pub(crate) fn pod(
+    namespace: &str,
+    name: &str,
+    index: usize,
+    labels: Labels,
+    is_local: bool,
+) -> Pod {
     let created = Some("2026-01-01T00:00:00Z".into());
     Pod {
         meta: ObjectMeta { created, ..ObjectMeta::new(namespace, name, labels) },
@@ -65,7 +71,10 @@ pub(crate) fn equals(pairs: &[(&str, &str)]) -> Field<LabelSelector> {
     Field::Given(LabelSelector::labels(pairs.iter().copied()))
 }
 
-pub(crate) fn peer(namespaces: Option<&[(&str, &str)]>, pods: &[(&str, &str)]) -> NetworkPolicyPeer {
+pub(crate) fn peer(
+    namespaces: Option<&[(&str, &str)]>,
+    pods: &[(&str, &str)],
+) -> NetworkPolicyPeer {
     NetworkPolicyPeer {
         namespace_selector: namespaces.map(equals).unwrap_or_default(),
         pod_selector: equals(pods),
@@ -266,7 +275,12 @@ pub(crate) fn selectors(pods: usize, selectors: usize, labels: usize) -> Workloa
     made
 }
 
-pub(crate) fn service_labels(words: &mut Words, index: usize, selectors: usize, labels: usize) -> Labels {
+pub(crate) fn service_labels(
+    words: &mut Words,
+    index: usize,
+    selectors: usize,
+    labels: usize,
+) -> Labels {
     let service = words.word(format!("svc-{}", index % selectors.max(1)));
     let mut made = Labels::from_iter([(words.word("service".into()), service)]);
     for key in 1..labels {
