@@ -10,10 +10,6 @@ use crate::model::{ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, ObjectR
 /// twice or deleting one that is not there changes nothing, so a watch may repeat itself and leave out steps in between.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "an embedder feeds every kind of event")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "events are made one at a time and taken apart at once; a box would only cost an allocation"
-)]
 pub enum Event {
     /// A pod is there, of whatever phase.
     PutPod(Pod),

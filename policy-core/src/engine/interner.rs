@@ -47,7 +47,7 @@ impl<T> Interner<T> {
         T: Borrow<Q>,
     {
         let hash = self.hasher.hash_one(key);
-        let Self { entries, table, hasher } = self;
+        let Self { entries, table, .. } = self;
         let same = |id: &Id| entries.get(*id).is_some_and(|entry| entry.value.borrow() == key);
         if let Some(id) = table.find(hash, same).copied() {
             if let Some(entry) = entries.get_mut(id) {
@@ -55,7 +55,17 @@ impl<T> Interner<T> {
             }
             return id;
         }
-        let id = entries.insert(Entry { value: make(), holders: 1 });
+        self.insert::<Q>(make())
+    }
+
+    /// Holds a value that nobody holds yet.
+    pub(super) fn insert<Q: Eq + Hash + ?Sized>(&mut self, value: T) -> Id
+    where
+        T: Borrow<Q>,
+    {
+        let Self { entries, table, hasher } = self;
+        let hash = hasher.hash_one(value.borrow());
+        let id = entries.insert(Entry { value, holders: 1 });
         table.insert_unique(hash, id, |id| {
             entries.get(*id).map_or(0, |entry| hasher.hash_one(entry.value.borrow()))
         });

@@ -177,16 +177,22 @@ impl Engine {
         let networks = networks.cloned().map(Arc::new);
         let source = Source::Pods { selection, port, networks };
         let members = self.members_of(selection);
-        let addresses =
-            members.iter().flat_map(|view| contribution(&self.pods, &source, view)).collect();
+        let mut addresses = Vec::with_capacity(members.len());
+        for id in members {
+            let Some(pod) = self.pods.slab.get(id) else { continue };
+            if resolves(&self.pods, &source, pod.ports) {
+                let owned = self.pods.owned_by(id, pod);
+                addresses.extend(owned.filter(|address| is_inside(&source, *address)));
+            }
+        }
+        let addresses = addresses.into_iter().collect();
         (source, addresses)
     }
 
-    fn members_of(&mut self, selection: Id) -> Vec<View> {
+    fn members_of(&mut self, selection: Id) -> Vec<Id> {
         let Some(selection) = self.peers.get(selection) else { return Vec::new() };
         let question = selection.question.clone();
-        let pods = self.query(&question, Among::All);
-        pods.into_iter().filter_map(|pod| self.view(pod)).collect()
+        self.query(&question, Among::All)
     }
 
     /// Adds a user to the selection of a question.
@@ -196,10 +202,11 @@ impl Engine {
             Some(_) => Vec::new(),
             None => self.places(question.reach),
         };
-        let added = self.peers.add(&question, user, &places);
-        if !added.is_new {
-            self.drop_question(&question);
-        } else if let Reach::Matching(selector) = question.reach
+        let reach = question.reach;
+        let added = self.peers.add(question, user, &places);
+        if let Some(surplus) = added.surplus {
+            self.drop_question(&surplus);
+        } else if let Reach::Matching(selector) = reach
             && let Some(selector) = self.namespaces.selectors.get_mut(selector)
         {
             selector.peers.push(added.id);
@@ -263,8 +270,10 @@ impl Engine {
         });
         if is_new {
             self.peers.rename(selection, nobody, User::Tally(id));
-            for view in self.members_of(selection) {
-                self.count(id, &view, Sign::Plus);
+            for pod in self.members_of(selection) {
+                if let Some(view) = self.view(pod) {
+                    self.count(id, &view, Sign::Plus);
+                }
             }
         } else {
             self.leave_peers(selection, nobody);
@@ -322,19 +331,33 @@ impl Engine {
     }
 
     /// Moves pods into or out of whatever uses a selection of peers.
-    pub(super) fn move_peer(&mut self, selection: Id, view: &View, sign: Sign) {
-        let Some(users) = self.peers.get(selection).map(|selection| selection.users.clone()) else {
-            return;
-        };
-        for user in users {
+    pub(super) fn move_peer<'a>(
+        &mut self,
+        selection: Id,
+        views: impl Iterator<Item = &'a View> + Clone,
+        sign: Sign,
+    ) {
+        let users = self.peers.get(selection).map_or(0, |selection| selection.users.len());
+        for number in 0..users {
+            let user = self.peers.get(selection).and_then(|selection| selection.users.get(number));
             match user {
-                User::Tally(tally) => self.count(tally, view, sign),
-                User::Set(number) => {
-                    let Some(set) = self.sets.slab.get(number) else { continue };
-                    let mut addresses = contribution(&self.pods, &set.source, view).peekable();
+                None => {}
+                Some(User::Tally(tally)) => {
+                    let tally = *tally;
+                    views.clone().for_each(|view| self.count(tally, view, sign));
+                }
+                Some(User::Set(number)) => {
+                    let Some(set) = self.sets.slab.get(*number) else { continue };
+                    let source = &set.source;
+                    let inside = |address: &&IpAddr| is_inside(source, **address);
+                    let mut addresses = views
+                        .clone()
+                        .filter(|view| resolves(&self.pods, source, view.ports))
+                        .flat_map(|view| view.addresses.iter().filter(inside))
+                        .peekable();
                     if addresses.peek().is_some() {
-                        let ops = self.work.members.entry(number).or_default();
-                        ops.extend(addresses.map(|address| (address, sign)));
+                        let ops = self.work.members.entry(*number).or_default();
+                        ops.extend(addresses.map(|address| (*address, sign)));
                     }
                 }
             }
@@ -363,7 +386,7 @@ impl Engine {
                 matching.extend(matches.then_some(id));
             });
             for selection in matching {
-                alike.iter().for_each(|(_, view)| self.move_peer(selection, view, sign));
+                self.move_peer(selection, alike.iter().map(|(_, view)| view), sign);
             }
         }
     }
@@ -376,22 +399,20 @@ pub(super) enum Sign {
     Plus,
 }
 
-/// Returns the addresses that a pod has in a set.
-fn contribution<'a>(
-    pods: &'a Pods,
-    source: &'a Source,
-    view: &'a View,
-) -> impl Iterator<Item = IpAddr> + 'a {
-    let (port, networks) = match source {
-        Source::Pods { port, networks, .. } => (port.as_ref(), networks.as_ref()),
-        Source::Nodes(_) | Source::Nowhere => (None, None),
-    };
-    let resolves = port.is_none_or(|port| {
-        let mut numbers = pods.numbers(view.ports, port.name);
-        numbers.any(|number| number == (port.protocol, port.number))
-    });
-    let addresses = if resolves { view.addresses.as_slice() } else { &[] };
-    let inside =
-        move |address: &IpAddr| networks.is_none_or(|networks| networks.contains(*address));
-    addresses.iter().copied().filter(inside)
+/// Returns whether the port that members of a set must have is there.
+fn resolves(pods: &Pods, source: &Source, ports: Id) -> bool {
+    match source {
+        Source::Pods { port: Some(port), .. } => {
+            pods.numbers(ports, port.name).any(|number| number == (port.protocol, port.number))
+        }
+        Source::Pods { port: None, .. } | Source::Nodes(_) | Source::Nowhere => true,
+    }
+}
+
+/// Returns whether an address is in the networks that members of a set must be in.
+fn is_inside(source: &Source, address: IpAddr) -> bool {
+    match source {
+        Source::Pods { networks: Some(networks), .. } => networks.contains(address),
+        Source::Pods { networks: None, .. } | Source::Nodes(_) | Source::Nowhere => true,
+    }
 }

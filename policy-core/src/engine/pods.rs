@@ -153,11 +153,17 @@ impl Pods {
     /// Returns the addresses a pod owns, ascending.
     pub(super) fn owned(&self, id: Id) -> Vec<IpAddr> {
         let Some(pod) = self.slab.get(id) else { return Vec::new() };
-        if self.claims.is_peaceful() {
-            return pod.claimed.to_vec();
-        }
-        let owns = |address: &IpAddr| self.claims.owner(*address) == Some(id);
-        pod.claimed.iter().copied().filter(owns).collect()
+        self.owned_by(id, pod).collect()
+    }
+
+    pub(super) fn owned_by<'a>(
+        &'a self,
+        id: Id,
+        pod: &'a Pod,
+    ) -> impl Iterator<Item = IpAddr> + 'a {
+        let is_peaceful = self.claims.is_peaceful();
+        let owns = move |address: &IpAddr| is_peaceful || self.claims.owner(*address) == Some(id);
+        pod.claimed.iter().copied().filter(owns)
     }
 
     /// Returns whether a pod owns an address.

@@ -193,11 +193,12 @@ impl Engine {
             Some(_) => Vec::new(),
             None => self.places(question.reach),
         };
-        let added = self.subjects.add(&question, id, &places);
         let selected = self.query(&question, Among::Local);
-        if !added.is_new {
-            self.drop_question(&question);
-        } else if let Reach::Matching(selector) = question.reach
+        let reach = question.reach;
+        let added = self.subjects.add(question, id, &places);
+        if let Some(surplus) = added.surplus {
+            self.drop_question(&surplus);
+        } else if let Reach::Matching(selector) = reach
             && let Some(selector) = self.namespaces.selectors.get_mut(selector)
         {
             selector.subjects.push(added.id);
@@ -284,6 +285,7 @@ impl Engine {
                     }
                 }
                 Err(at) => {
+                    classes.reserve_exact(1); // One class is all that most policies ever have.
                     classes.insert(at, Class { resolution, pods: 1, made: Made::Not });
                     work.rebuild(id);
                 }

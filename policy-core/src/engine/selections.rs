@@ -43,11 +43,11 @@ impl<U> Borrow<Question> for Selection<U> {
 }
 
 /// A selection with a new user.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Added {
     pub(super) id: Id,
-    /// Whether nobody asked the same before.
-    pub(super) is_new: bool,
+    /// The question, if the selection was there already.
+    pub(super) surplus: Option<Question>,
 }
 
 /// The selections of one kind of user.
@@ -73,22 +73,25 @@ impl<U: Copy + PartialEq> Selections<U> {
     }
 
     /// Adds a user. A selection that is new is filed in `places`.
-    pub(super) fn add(&mut self, question: &Question, user: U, places: &[Id]) -> Added {
+    ///
+    /// Returns the question if somebody asked the same before, and the selection holds that one's.
+    pub(super) fn add(&mut self, question: Question, user: U, places: &[Id]) -> Added {
         let Self { all, index } = self;
-        let mut new = None;
-        let id = all.acquire(question, || {
-            let place = places.first().copied().unwrap_or(EVERYWHERE);
-            let anchor = index.anchor(place, &question.pods);
-            new = Some(anchor);
-            Selection { question: question.clone(), users: Vec::new(), anchor }
-        });
-        if let Some(anchor) = new {
-            places.iter().for_each(|place| index.file(*place, &question.pods, anchor, id));
+        if let Some(id) = all.find(&question) {
+            all.retain(id);
+            if let Some(selection) = all.get_mut(id) {
+                selection.users.push(user);
+            }
+            return Added { id, surplus: Some(question) };
         }
-        if let Some(selection) = all.get_mut(id) {
-            selection.users.push(user);
+        let place = places.first().copied().unwrap_or(EVERYWHERE);
+        let anchor = index.anchor(place, &question.pods);
+        let id = all.insert::<Question>(Selection { question, users: alloc::vec![user], anchor });
+        if let Some(selection) = all.get(id) {
+            let pods = &selection.question.pods;
+            places.iter().for_each(|place| index.file(*place, pods, anchor, id));
         }
-        Added { id, is_new: new.is_some() }
+        Added { id, surplus: None }
     }
 
     /// Takes a user away. Returns the selection if that was the last one; it is no longer filed in `places`.

@@ -86,7 +86,7 @@ impl Engine {
         let [old, new] = &moves.peers;
         for selection in old {
             if !stays || new.binary_search(selection).is_err() {
-                self.move_peer(*selection, view, Sign::Minus);
+                self.move_peer(*selection, core::iter::once(view), Sign::Minus);
             }
         }
         let stays = after.is_some_and(|after| after.ports == view.ports);
@@ -129,7 +129,7 @@ impl Engine {
         let [old, new] = &moves.peers;
         for selection in new {
             if !stays || old.binary_search(selection).is_err() {
-                self.move_peer(*selection, view, Sign::Plus);
+                self.move_peer(*selection, core::iter::once(view), Sign::Plus);
             }
         }
         let stays = before.is_some_and(|before| before.ports == view.ports);
