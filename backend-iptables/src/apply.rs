@@ -20,8 +20,8 @@ use core::fmt;
 use netpol_core::backend::{Backend as _, Dataplane, SyncError};
 use netpol_core::ir::{Family, Ruleset};
 
-use crate::Iptables;
 use crate::restore::RestoreInput;
+use crate::{Iptables, OwnAddress};
 use rules::Chains;
 
 pub use variant::Variant;
@@ -31,6 +31,7 @@ pub use variant::Variant;
 #[non_exhaustive]
 pub struct IptablesDataplane {
     variant: Option<Variant>,
+    own_address: OwnAddress,
 }
 
 impl IptablesDataplane {
@@ -38,13 +39,28 @@ impl IptablesDataplane {
     /// Nothing is touched before the first [`sync`](Dataplane::sync).
     #[must_use]
     pub const fn new() -> Self {
-        Self { variant: None }
+        Self { variant: None, own_address: OwnAddress::Compare }
     }
 
     /// Returns a dataplane that uses this variant, whatever the namespace looks like.
     #[must_use]
     pub const fn with_variant(variant: Variant) -> Self {
-        Self { variant: Some(variant) }
+        Self { variant: Some(variant), own_address: OwnAddress::Compare }
+    }
+
+    /// Puts a program in the place of whatever is there.
+    fn replace(variant: Variant, program: &RestoreInput) -> Result<(), SyncError> {
+        let there = sets::listed()?;
+        sets::create(program, &there)?;
+        if let Err(error) = Self::switch(variant, program) {
+            // The old rules are in force, and nothing refers to the new sets.
+            let _ = sets::destroy(|name| !there.contains_key(name), sets::SOON);
+            return Err(error);
+        }
+        Self::take_out(variant.other())?;
+        // A set that the kernel still holds is left to the next sync: nothing of ours refers to it.
+        let wanted: BTreeSet<&str> = program.sets().iter().map(|(name, _)| name.as_ref()).collect();
+        sets::destroy(|name| !wanted.contains(name), sets::SOON).map(drop)
     }
 
     /// Switches the chains of both families, or of none.
@@ -80,22 +96,22 @@ impl IptablesDataplane {
 
 impl Dataplane for IptablesDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        let program = Iptables::default().lower(ruleset)?;
         let variant = match self.variant {
             Some(variant) => variant,
             None => Variant::in_use()?,
         };
-        let there = sets::listed()?;
-        sets::create(&program, &there)?;
-        if let Err(error) = Self::switch(variant, &program) {
-            // The old rules are in force, and nothing refers to the new sets.
-            let _ = sets::destroy(|name| !there.contains_key(name), sets::SOON);
-            return Err(error);
+        let lower = |own_address| Iptables { own_address }.lower(ruleset);
+        let done = Self::replace(variant, &lower(self.own_address)?);
+        match (&done, self.own_address) {
+            (Err(SyncError::Refused { .. }), OwnAddress::Compare)
+                if !rules::can_compare(variant)? =>
+            {
+                // The kernel will not learn it later, so this is not tried again.
+                self.own_address = OwnAddress::List;
+                Self::replace(variant, &lower(self.own_address)?)
+            }
+            (Ok(()) | Err(_), OwnAddress::Compare | OwnAddress::List) => done,
         }
-        Self::take_out(variant.other())?;
-        // A set that the kernel still holds is left to the next sync: nothing of ours refers to it.
-        let wanted: BTreeSet<&str> = program.sets().iter().map(|(name, _)| name.as_ref()).collect();
-        sets::destroy(|name| !wanted.contains(name), sets::SOON).map(drop)
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {

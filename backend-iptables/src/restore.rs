@@ -165,6 +165,8 @@ pub enum Match {
     Icmpv6(u8),
     /// `-m conntrack --ctstate RELATED,ESTABLISHED`.
     EstablishedOrRelated,
+    /// `-m bpf --bytecode`: source and destination are the same address of this family.
+    SameAddress(Family),
     /// `-m set --match-set`.
     In(Name, Key),
     /// `-m set ! --match-set`.

@@ -12,8 +12,10 @@ use netpol_core::ir::Family;
 
 use super::variant::Variant;
 use super::{process, program_prefix};
-use crate::restore::{Filter, Hook, PREFIX};
+use crate::restore::{Filter, Hook, Match, PREFIX, Rule, Target};
 
+/// The name of a chain that nothing refers to.
+const PROBE: &str = "NETPOL-PROBE";
 /// How long to wait for others to let go of the lock of the legacy variant, in seconds.
 const PATIENCE: &str = "10";
 
@@ -137,6 +139,19 @@ pub(super) fn lead(
     let program = format!("{}-{variant}-restore", program_prefix(family));
     let object = format!("the chains `{PREFIX}*` of {program}");
     process::run(&program, &["--noflush", "--wait", PATIENCE], &text, &object).map(drop)
+}
+
+/// Returns whether the kernel compares addresses in BPF: a chain that does is loaded, and taken out again.
+pub(super) fn can_compare(variant: Variant) -> Result<bool, SyncError> {
+    let rule = Rule::new(alloc::vec![Match::SameAddress(Family::V4)], Target::Return);
+    let mut probe = Chains::default();
+    probe.chains.insert(PROBE.to_owned(), alloc::vec![rule.to_string()]);
+    let nothing = Chains::default();
+    match lead(variant, Family::V4, &nothing, &probe) {
+        Ok(()) => lead(variant, Family::V4, &probe, &nothing).map(|()| true),
+        Err(SyncError::Refused { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

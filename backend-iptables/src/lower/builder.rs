@@ -15,6 +15,7 @@ use netpol_core::net::PrefixSet;
 use sha2::{Digest as _, Sha256};
 
 use super::pipeline::Place;
+use crate::OwnAddress;
 use crate::restore::{Elements, End, Filter, Key, Match, Name, PREFIX, Rule, Target};
 
 /// Up to this many sets of addresses are looked up one by one.
@@ -27,6 +28,7 @@ const CAPACITY: usize = 1 << 31;
 /// The lowering's memory.
 pub(super) struct Builder<'a> {
     pub(super) ruleset: &'a Ruleset,
+    pub(super) own_address: OwnAddress,
     sets: BTreeMap<Name, Elements>,
     pub(super) filter: Filter,
     pub(super) family: Family,
@@ -56,9 +58,10 @@ pub(super) enum Networks {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) const fn new(ruleset: &'a Ruleset) -> Self {
+    pub(super) const fn new(ruleset: &'a Ruleset, own_address: OwnAddress) -> Self {
         Self {
             ruleset,
+            own_address,
             sets: BTreeMap::new(),
             filter: Filter { chains: BTreeMap::new() },
             family: Family::V4,

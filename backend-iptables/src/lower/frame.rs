@@ -14,6 +14,7 @@ use netpol_core::model::Protocol;
 use super::builder::Builder;
 use super::dispatch::Entry;
 use super::pipeline::Place;
+use crate::OwnAddress;
 use crate::restore::{End, Filter, Hook, Match, Rule, Target};
 
 /// The chain of pods that reach themselves through a Service.
@@ -90,43 +91,62 @@ impl Builder<'_> {
         Ok(Some(Rule::new(vec![condition], Target::Jump(place.chain().into()))))
     }
 
-    /// Adds the chain at the end of every isolated pipeline: it lets a pod reach itself through a Service, which
-    /// iptables cannot say as "source equals destination" (NP-121, DEC-03), and drops the rest.
+    /// Adds the chain at the end of every isolated pipeline: it lets a pod reach itself through a Service (NP-121,
+    /// DEC-03), and drops the rest. Only pods that are dispatched come here, so that equal addresses are a pod's own.
     fn own_addresses(&mut self) -> Result<(), LowerError> {
+        let mut rules = match self.own_address {
+            OwnAddress::Compare => {
+                let same = Match::SameAddress(self.family);
+                let mut rules = vec![Rule::new(vec![same], Target::Return)];
+                rules.extend(self.own_pairs().filter(|(a, b)| a != b).map(between));
+                rules
+            }
+            OwnAddress::List => {
+                let mut rules = Vec::new();
+                let isolated: Vec<IpAddr> = self.own_pairs().map(|(address, _)| address).collect();
+                for end in [End::Source, End::Destination] {
+                    // Spares most of what is about to be dropped the walk through the pods.
+                    if let Some(condition) = self.any_of(isolated.iter().copied(), end)?
+                        && let Match::In(set, key) = condition
+                    {
+                        rules.push(Rule::new(vec![Match::NotIn(set, key)], Target::Drop));
+                    }
+                }
+                rules.extend(self.own_pairs().map(between));
+                rules
+            }
+        };
+        rules.push(Rule::always(Target::Drop));
+        self.filter.chains.insert(SELF.into(), rules);
+        Ok(())
+    }
+
+    /// Returns every pair of addresses of one pod that some NetworkPolicy isolates.
+    fn own_pairs(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + use<'_> {
         let (ruleset, family) = (self.ruleset, self.family);
-        let isolated = |endpoint: &&Endpoint| {
+        let isolated = move |endpoint: &&Endpoint| {
             [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
                 let pipeline = ruleset.pipeline(endpoint.pipeline(direction));
                 pipeline.is_some_and(|pipeline| pipeline.network_policy.is_some())
             })
         };
-        let own = |endpoint: &Endpoint| -> Vec<IpAddr> {
+        let own = move |endpoint: &'_ Endpoint| -> Vec<IpAddr> {
             let addresses = endpoint.addresses.iter().copied();
             addresses.filter(|address| Family::of(*address) == family).collect()
         };
-        let pods: Vec<Vec<IpAddr>> = ruleset.endpoints().filter(isolated).map(own).collect();
-        let mut rules = Vec::new();
-        for end in [End::Source, End::Destination] {
-            // Spares most of what is about to be dropped the walk through the pods.
-            if let Some(condition) = self.any_of(pods.iter().flatten().copied(), end)?
-                && let Match::In(set, key) = condition
-            {
-                rules.push(Rule::new(vec![Match::NotIn(set, key)], Target::Drop));
-            }
-        }
-        for pod in &pods {
-            for source in pod {
-                for destination in pod {
-                    let ends = vec![
-                        Match::Within(End::Source, IpNet::from(*source)),
-                        Match::Within(End::Destination, IpNet::from(*destination)),
-                    ];
-                    rules.push(Rule::new(ends, Target::Return));
-                }
-            }
-        }
-        rules.push(Rule::always(Target::Drop));
-        self.filter.chains.insert(SELF.into(), rules);
-        Ok(())
+        ruleset.endpoints().filter(isolated).flat_map(move |endpoint| {
+            let own = own(endpoint);
+            let pairs = |source: &IpAddr| own.iter().map(|to| (*source, *to)).collect::<Vec<_>>();
+            own.iter().flat_map(pairs).collect::<Vec<_>>()
+        })
     }
+}
+
+/// Lets pass what goes from one address to the other.
+fn between((source, destination): (IpAddr, IpAddr)) -> Rule {
+    let ends = vec![
+        Match::Within(End::Source, IpNet::from(source)),
+        Match::Within(End::Destination, IpNet::from(destination)),
+    ];
+    Rule::new(ends, Target::Return)
 }

@@ -129,9 +129,6 @@ impl Builder<'_> {
             }
         };
         let open = after_admin == [Rule::always(Target::Return)];
-        if admin.is_empty() && open {
-            return Ok(None);
-        }
         let rules = if !open && admin.iter().any(|step| step.action == Action::Pass) {
             // CNP-020: Pass leaves the Admin tier, so what follows it is a chain that can be gone to.
             let after = Target::Goto(self.chain(place.letter(), after_admin)?);
@@ -143,7 +140,16 @@ impl Builder<'_> {
             rules.extend(after_admin);
             rules
         };
-        Ok(Some(Target::Goto(self.chain(place.letter(), rules)?)))
+        let mut rules = rules;
+        if let Some(last) = rules.iter().position(|rule| rule.matches().is_empty()) {
+            rules.truncate(last.saturating_add(1));
+        }
+        Ok(match rules.as_slice() {
+            // CNP-021, or nothing in this family: every packet passes.
+            [first, ..] if *first == Rule::always(Target::Return) => None,
+            [first, ..] if first.matches().is_empty() => Some(first.target().clone()),
+            _ => Some(Target::Goto(self.chain(place.letter(), rules)?)),
+        })
     }
 
     /// Lowers the steps of an ordered tier; what none of them decides falls through.

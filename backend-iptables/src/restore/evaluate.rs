@@ -125,6 +125,7 @@ impl Walk<'_> {
                 .is_some_and(|port| ranges.iter().any(|range| within(port, *range))),
             // A flow is a connection's first packet, and ICMPv6 among flows is an echo request.
             Match::EstablishedOrRelated | Match::Icmpv6(_) => false,
+            Match::SameAddress(_) => self.packet.source == self.packet.destination,
             Match::In(set, key) => self.looked_up(set, *key),
             Match::NotIn(set, key) => !self.looked_up(set, *key),
         }

@@ -113,6 +113,9 @@ impl Display for Match {
                 write!(f, "-p ipv6-icmp -m icmp6 --icmpv6-type {number}")
             }
             Self::EstablishedOrRelated => f.write_str("-m conntrack --ctstate RELATED,ESTABLISHED"),
+            Self::SameAddress(family) => {
+                write!(f, "-m bpf --bytecode \"{}\"", same_address(*family))
+            }
             Self::In(set, key) => write!(f, "-m set --match-set {set} {key}"),
             Self::NotIn(set, key) => write!(f, "-m set ! --match-set {set} {key}"),
         }
@@ -137,6 +140,18 @@ impl Display for Target {
             Self::Return => f.write_str("-j RETURN"),
             Self::Goto(chain) => write!(f, "-g {chain}"),
             Self::Jump(chain) => write!(f, "-j {chain}"),
+        }
+    }
+}
+
+/// Returns classic BPF on the IP header: for each word, load that of the source, keep it, load that of the destination,
+/// and go to the `ret #0` at the end if they differ.
+const fn same_address(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "6,32 0 0 12,7 0 0 0,32 0 0 16,29 0 1 0,6 0 0 1,6 0 0 0",
+        Family::V6 => {
+            "18,32 0 0 8,7 0 0 0,32 0 0 24,29 0 13 0,32 0 0 12,7 0 0 0,32 0 0 28,29 0 9 0,\
+             32 0 0 16,7 0 0 0,32 0 0 32,29 0 5 0,32 0 0 20,7 0 0 0,32 0 0 36,29 0 1 0,6 0 0 1,6 0 0 0"
         }
     }
 }
