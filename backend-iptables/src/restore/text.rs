@@ -16,6 +16,7 @@ pub struct Sets<'a>(pub(super) &'a BTreeMap<Name, Elements>);
 
 impl<'a> Sets<'a> {
     /// Returns the sets with their names, in order.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a Name, &'a Elements)> + use<'a> {
         self.0.iter()
     }

@@ -1,6 +1,8 @@
 //! Every backend's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "test support")]
 
+mod hairpin;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -35,6 +37,11 @@ macro_rules! exam {
             #[test]
             fn every_upstream_scenario_holds_in_the_kernel() {
                 kernel_test(|| upstream_scenarios(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn a_pod_reaches_itself_through_a_service_in_the_kernel() {
+                kernel_test(|| hairpin::holds(|| Box::new($dataplane)));
             }
 
             #[test]
