@@ -158,7 +158,7 @@ fn assert_nothing_of_ours() {
 
 fn samples(count: usize) -> Vec<Ruleset> {
     let mut runner = TestRunner::deterministic();
-    let strategy = rulesets::rulesets();
+    let strategy = rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over);
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 

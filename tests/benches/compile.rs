@@ -6,20 +6,19 @@
 #![expect(unsafe_code, reason = "counting what is allocated needs a global allocator")]
 #![expect(
     clippy::print_stdout,
-    clippy::unwrap_used,
-    clippy::expect_used,
     clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
     clippy::indexing_slicing,
     reason = "a benchmark prints figures"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use core::alloc::{GlobalAlloc, Layout};
+use core::hint::black_box;
+use core::net::IpAddr;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::alloc::System;
 use std::collections::HashMap;
-use std::hint::black_box;
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netpol_conformance::workload::{self, MEDIUM, MINIMAL, Profile};
 use netpol_core::compile::{Options, compile};

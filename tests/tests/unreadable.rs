@@ -1,5 +1,6 @@
 //! What this version cannot read fails closed, alone (DEC-16, NP-060, CNP-041). Manifests with such fields are rejected,
 //! so the objects are made here; a live cluster with a newer API may serve them.
+#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test support")]
 
 use netpol_conformance::oracle;
 use netpol_core::compile::{Options, compile};

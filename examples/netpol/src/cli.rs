@@ -17,6 +17,7 @@ Start with:
   netpol verdict -f manifests/ --flow 'shop/web -> shop/api:8080'
   netpol explain -f manifests/ 'shop/web -> shop/db:5432'
   netpol matrix  -f manifests/ --port 80/TCP
+  netpol lab     -f manifests/
 
 Named `kubectl-netpol` on the PATH, it is `kubectl netpol`.";
 
@@ -41,7 +42,12 @@ impl Cli {
     pub(crate) fn sort_out(&mut self) {
         match &mut self.command {
             Command::Explain(args) => args.sort_out(),
-            Command::Check(_) | Command::Compile(_) | Command::Matrix(_) | Command::Verdict(_) => {}
+            Command::Check(_)
+            | Command::Compile(_)
+            | Command::Lab(_)
+            | Command::Lower(_)
+            | Command::Matrix(_)
+            | Command::Verdict(_) => {}
         }
     }
 }
@@ -66,6 +72,10 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Compile the manifests and show the result: endpoints, pipelines and peer sets.
     Compile(CompileArgs),
+    /// Lower the manifests to a backend's program, as the target's own tool would show it.
+    Lower(LowerArgs),
+    /// Build the cluster out of network namespaces, enforce the policies in this kernel, and send real packets.
+    Lab(LabArgs),
 }
 
 /// When to colour.
@@ -307,6 +317,10 @@ pub(crate) struct MatrixArgs {
     #[arg(long, value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
     pub(crate) port: Option<(Protocol, u16)>,
 
+    /// Exit with 3 if what passes between some pods hangs on addresses that the manifests do not give.
+    #[arg(long)]
+    pub(crate) strict: bool,
+
     /// The address family to show; `auto` is IPv4 if any pod has an IPv4 address.
     #[arg(long, value_enum, default_value_t = FamilyChoice::Auto, value_name = "FAMILY")]
     pub(crate) family: FamilyChoice,
@@ -340,4 +354,77 @@ fn parse_port(text: &str) -> Result<(Protocol, u16), String> {
         Ok(port) if port > 0 => Ok((protocol, port)),
         Ok(_) | Err(_) => Err(format!("`{port}` is not a port number from 1 to 65535")),
     }
+}
+
+/// A technology that policies are enforced with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum BackendChoice {
+    /// nftables: one table `inet netpol`.
+    Nft,
+}
+
+const LOWER_HELP: &str = "\
+Examples:
+  netpol lower -f manifests/ --node worker-1
+  netpol lower -f manifests/ --node worker-1 | nft --check -f -";
+
+#[derive(Args, Debug)]
+#[command(after_help = LOWER_HELP)]
+pub(crate) struct LowerArgs {
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) evaluation: EvaluationArgs,
+
+    /// The node whose pods are policed; without, one program for the pods of all nodes.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+
+    #[arg(long, value_enum, default_value_t = BackendChoice::Nft, value_name = "BACKEND")]
+    pub(crate) backend: BackendChoice,
+}
+
+const LAB_HELP: &str = "\
+Every pod, node and some hosts outside become network namespaces of this process; nothing of the machine's own network is
+touched, and all of it is gone when the command ends. Pods without a node are spread over two, pods without address get
+stand-ins. Needs root, or a kernel that allows user namespaces, and nf_tables in the kernel.
+
+Exit codes: 0 every packet did what was expected, 1 some did not, 2 bad input or usage, 3 nothing could be enforced here
+(the expected matrix is printed all the same).
+
+Examples:
+  netpol lab -f manifests/
+  netpol lab -f manifests/ --flow 'shop/web -> shop/db:5432' --flow '203.0.113.9 -> shop/web:8080'
+  netpol lab -f manifests/ --shell shop/web        # then: curl, nc, ping from inside the pod
+  netpol lab -f manifests/ --keep                  # prints how to enter each namespace, and waits";
+
+#[derive(Args, Debug)]
+#[command(after_help = LAB_HELP)]
+pub(crate) struct LabArgs {
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) evaluation: EvaluationArgs,
+
+    #[arg(long, value_enum, default_value_t = BackendChoice::Nft, value_name = "BACKEND")]
+    pub(crate) backend: BackendChoice,
+
+    /// Probe this flow instead of every pair; can be repeated.
+    #[arg(long = "flow", value_name = "FLOW")]
+    pub(crate) flow: Vec<String>,
+
+    /// A file of flows to probe, one a line (`-` for standard input).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) flows: Option<String>,
+
+    /// Keep the cluster after probing until Enter is pressed, and print how to look into it.
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// Open a shell in a pod's (or `node/NAME`'s) network namespace after probing.
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    pub(crate) shell: Option<String>,
+
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text, value_name = "FORM")]
+    pub(crate) output: TextOrJson,
 }

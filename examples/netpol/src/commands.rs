@@ -3,6 +3,8 @@
 mod check;
 mod compile;
 mod explain;
+mod lab;
+mod lower;
 mod matrix;
 mod verdict;
 
@@ -23,6 +25,8 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Verdict(args) => verdict::run(session, args),
         Command::Explain(args) => explain::run(session, args),
         Command::Matrix(args) => matrix::run(session, args),
+        Command::Lab(args) => lab::run(session, args),
+        Command::Lower(args) => lower::run(session, args),
         Command::Check(args) => check::run(session, args),
         Command::Compile(args) => compile::run(session, args),
     }

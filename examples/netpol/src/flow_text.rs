@@ -8,7 +8,7 @@ use netpol_core::model::Protocol;
 /// A flow, read but not yet looked up.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct FlowText {
-    /// The text exactly as it was written, without the white space around it.
+    /// The text exactly as it was written.
     pub(crate) written: String,
     pub(crate) source: EndText,
     pub(crate) destination: EndText,
@@ -113,8 +113,7 @@ enum ProtocolText {
 impl FlowText {
     /// Reads one flow.
     pub(crate) fn parse(text: &str) -> Result<Self, FlowTextError> {
-        let written = text.trim();
-        let (source, destination) = split_arrow(written)?;
+        let (source, destination) = split_arrow(text)?;
         if source.is_empty() {
             return Err(FlowTextError::EmptyEnd("source before the `->`"));
         }
@@ -130,12 +129,7 @@ impl FlowText {
         }
         let (destination_end, suffix) = parse_end(destination)?;
         let service = suffix.into_service(destination)?;
-        Ok(Self {
-            written: written.into(),
-            source: source_end,
-            destination: destination_end,
-            service,
-        })
+        Ok(Self { written: text.into(), source: source_end, destination: destination_end, service })
     }
 }
 
@@ -180,7 +174,9 @@ impl Suffix {
                 Some(ProtocolText::Ported(_)) | None => {
                     let end = destination.split([' ', '\t']).next().unwrap_or(destination);
                     let end = end.strip_suffix(&format!("/{named}")).unwrap_or(end);
-                    Err(FlowTextError::NoPort(end.into()))
+                    let is_bare_ipv6 = end.parse::<core::net::Ipv6Addr>().is_ok();
+                    let end = if is_bare_ipv6 { format!("[{end}]") } else { end.to_owned() };
+                    Err(FlowTextError::NoPort(end))
                 }
             };
         };
@@ -239,6 +235,9 @@ fn parse_word(word: &str) -> Result<(EndText, Suffix), FlowTextError> {
         return Ok((EndText::Address(address), Suffix { port: None, protocol }));
     }
     if let Some((end, suffix)) = word.split_once(':') {
+        if suffix.contains(':') {
+            return Err(bad());
+        }
         let suffix = parse_suffix(&format!(":{suffix}")).ok_or_else(bad)?;
         let end = match end.parse::<IpAddr>() {
             Ok(address) => EndText::Address(address),

@@ -3,6 +3,8 @@
 //! Each subcommand is one file under `commands`; what they answer goes to standard output, everything about the way
 //! there (warnings, progress, errors) to standard error. `outcome` holds the exit codes.
 
+extern crate alloc;
+
 mod cli;
 mod commands;
 mod evaluate;

@@ -35,11 +35,7 @@ pub(crate) fn report(result: anyhow::Result<Outcome>) -> ExitCode {
         // Whoever reads our output has seen enough (`netpol … | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = format!("{error:#}");
-            if text.contains('\n') {
-                text.insert(0, '\n');
-            }
-            say(format_args!("netpol: {text}"));
+            say(format_args!("netpol: {error:#}"));
             ExitCode::from(2)
         }
     }
@@ -47,4 +43,12 @@ pub(crate) fn report(result: anyhow::Result<Outcome>) -> ExitCode {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Several things that are wrong as one error: a heading and a line each, or the one thing alone.
+pub(crate) fn all_wrong(heading: &str, errors: &[String]) -> anyhow::Error {
+    match errors {
+        [only] => anyhow::Error::msg(only.clone()),
+        several => anyhow::Error::msg(format!("{heading}:\n{}", several.join("\n"))),
+    }
 }

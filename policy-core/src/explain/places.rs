@@ -5,8 +5,8 @@ use core::net::IpAddr;
 
 use crate::ir::{Action, Direction, Origin, PolicyKind, PolicyRef, RuleBlock};
 use crate::model::{
-    Cluster, ClusterAction, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, NetworkPolicyRule, Pod, Position,
-    Source,
+    Cluster, ClusterAction, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, NetworkPolicyRule,
+    Pod, Position, Source,
 };
 
 /// Where something was written, as far as that is known.
@@ -84,11 +84,13 @@ pub(super) fn action(cluster: &Cluster, origin: &Origin) -> Action {
     };
     match origin.policy.kind {
         PolicyKind::NetworkPolicy => Action::Accept,
-        PolicyKind::ClusterNetworkPolicy => rule().map_or(Action::Accept, |rule| match rule.action {
-            ClusterAction::Accept => Action::Accept,
-            ClusterAction::Deny => Action::Deny,
-            ClusterAction::Pass => Action::Pass,
-        }),
+        PolicyKind::ClusterNetworkPolicy => {
+            rule().map_or(Action::Accept, |rule| match rule.action {
+                ClusterAction::Accept => Action::Accept,
+                ClusterAction::Deny => Action::Deny,
+                ClusterAction::Pass => Action::Pass,
+            })
+        }
     }
 }
 

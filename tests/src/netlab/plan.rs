@@ -146,6 +146,7 @@ impl Plan {
 }
 
 /// Returns whether a host of the lab can own the address. The lab's own links use IPv4 and IPv6 link-local ones.
+#[must_use]
 pub fn is_routable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {

@@ -8,14 +8,14 @@ use std::io::{self, BufWriter, Write as _};
 use netpol_core::explain::{Explanation, explain};
 
 use super::Session;
-use super::verdict::{addresses_of, compile_cluster, flows, judge_all, outcome};
+use super::verdict::{Need, addresses_of, compile_cluster, flows, judge_all, outcome};
 use crate::cli::{ExplainArgs, TextOrJson};
 use crate::evaluate::{Case, Judge, Judged};
 use crate::input::Input;
 use crate::outcome::Outcome;
 
 pub(crate) fn run(session: Session, args: &ExplainArgs) -> anyhow::Result<Outcome> {
-    let flows = flows(&args.flow, args.flows.as_deref(), &args.input.filename)?;
+    let flows = flows(&args.flow, args.flows.as_deref(), &args.input.filename, Need::Some)?;
     let input = Input::load(&args.input, &args.evaluation, addresses_of(&flows), Vec::new())?;
     let ruleset = compile_cluster(session, &input, &args.evaluation);
     let judge = Judge { input: &input, ruleset: &ruleset, family: args.family };

@@ -13,13 +13,13 @@ use crate::cli::{EvaluationArgs, TextOrJson, VerdictArgs};
 use crate::evaluate::{Judge, Judged};
 use crate::flow_text::{EndText, FlowText};
 use crate::input::{Input, settings};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, all_wrong};
 use crate::output::progress::Progress;
 use crate::output::say;
 use crate::resolve::resolve;
 
 pub(crate) fn run(session: Session, args: &VerdictArgs) -> anyhow::Result<Outcome> {
-    let flows = flows(&args.flow, args.flows.as_deref(), &args.input.filename)?;
+    let flows = flows(&args.flow, args.flows.as_deref(), &args.input.filename, Need::Some)?;
     let input = Input::load(&args.input, &args.evaluation, addresses_of(&flows), Vec::new())?;
     let ruleset = compile_cluster(session, &input, &args.evaluation);
     let judge = Judge { input: &input, ruleset: &ruleset, family: args.family };
@@ -39,14 +39,26 @@ pub(crate) fn compile_cluster(
     input: &Input,
     evaluation: &EvaluationArgs,
 ) -> Ruleset {
+    let ruleset = compile_quietly(session, input, evaluation);
+    if !session.quiet {
+        input.remarks().iter().for_each(|remark| say(format_args!("note: {remark}")));
+    }
+    ruleset
+}
+
+/// As [`compile_cluster`], for a command whose answer itself says what was made up.
+pub(crate) fn compile_quietly(
+    session: Session,
+    input: &Input,
+    evaluation: &EvaluationArgs,
+) -> Ruleset {
     let options = Options { scope: Scope::Cluster, settings: settings(evaluation) };
     let compiled = {
         let _progress = Progress::start("compiling policies");
         compile(&input.cluster, &options)
     };
     if !session.quiet {
-        input.say_remarks();
-        compiled.diagnostics.iter().for_each(|diagnostic| say(format_args!("note: {diagnostic}")));
+        input.say_notes(&compiled.diagnostics);
     }
     compiled.ruleset
 }
@@ -61,14 +73,15 @@ pub(crate) fn judge_all<'a>(
     let mut judged = Vec::with_capacity(flows.len());
     let mut errors = Vec::new();
     for Given { place, flow } in flows {
-        let result = resolve(judge.input, namespace, flow).and_then(|resolved| judge.judge(&resolved));
+        let result =
+            resolve(judge.input, namespace, flow).and_then(|resolved| judge.judge(&resolved));
         match result {
             Ok(answer) => judged.push((flow.written.as_str(), answer)),
             Err(error) => errors.push(format!("{place}`{}`: {error}", flow.written)),
         }
     }
     if !errors.is_empty() {
-        bail!("{}", errors.join("\n"));
+        return Err(all_wrong("these flows cannot be judged", &errors));
     }
     Ok(judged)
 }
@@ -90,18 +103,28 @@ pub(crate) struct Given {
     pub(crate) flow: FlowText,
 }
 
+/// Whether a command can do without flows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Need {
+    None,
+    Some,
+}
+
 /// Reads the flows of the command line, then those of the file.
 pub(crate) fn flows(
     single: &[String],
     file: Option<&str>,
     manifests: &[String],
+    need: Need,
 ) -> anyhow::Result<Vec<Given>> {
     let mut texts: Vec<(String, String)> =
         single.iter().map(|flow| (String::new(), flow.clone())).collect();
     if let Some(file) = file {
         let text = if file == "-" {
             if manifests.iter().any(|path| path == "-") {
-                bail!("`-f -` and `--flows -` both read standard input; give one of them as a file");
+                bail!(
+                    "`-f -` and `--flows -` both read standard input; give one of them as a file"
+                );
             }
             let mut text = String::new();
             io::stdin().lock().read_to_string(&mut text).context("flows on standard input")?;
@@ -110,12 +133,15 @@ pub(crate) fn flows(
             std::fs::read_to_string(file).with_context(|| format!("flows in `{file}`"))?
         };
         let lines = text.lines().enumerate();
-        let lines = lines.map(|(number, line)| (number.saturating_add(1), line.trim()));
-        let flows = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let lines = lines.map(|(number, line)| (number.saturating_add(1), line));
+        let is_flow = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        let flows = lines.filter(|(_, line)| is_flow(line));
         texts.extend(flows.map(|(number, line)| (format!("{file}:{number}: "), line.to_owned())));
     }
-    if texts.is_empty() {
-        bail!("no flow to judge; give one with --flow 'namespace/pod -> namespace/pod:80', or a file with --flows");
+    if texts.is_empty() && need == Need::Some {
+        bail!(
+            "no flow to judge; give one with --flow 'namespace/pod -> namespace/pod:80', or a file with --flows"
+        );
     }
     let mut given = Vec::with_capacity(texts.len());
     let mut errors = Vec::new();
@@ -126,7 +152,7 @@ pub(crate) fn flows(
         }
     }
     if !errors.is_empty() {
-        bail!("{}", errors.join("\n"));
+        return Err(all_wrong("these flows cannot be judged", &errors));
     }
     Ok(given)
 }

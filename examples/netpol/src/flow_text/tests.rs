@@ -92,5 +92,6 @@ fn whatever_is_not_a_flow_is_told_with_its_remedy() {
     assert_eq!(error("x/a -> 10.0.0.0/8"), FlowTextError::Cidr("10.0.0.0/8".into()));
     assert_eq!(error("x/a -> y/b/c/d:80"), FlowTextError::BadEnd("y/b/c/d:80".into()));
     assert_eq!(error("x/a -> fd00::1:80:"), FlowTextError::BadEnd("fd00::1:80:".into()));
+    assert_eq!(error("x/a -> fd00::1:80"), FlowTextError::NoPort("[fd00::1:80]".into()));
     assert_eq!(error("x/a -> y/b: 80"), FlowTextError::BadEnd("y/b:".into()));
 }

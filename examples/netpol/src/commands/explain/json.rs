@@ -7,8 +7,8 @@ use netpol_core::ir::Family;
 use serde::Serialize;
 
 use super::Explained;
-use crate::commands::verdict::report::{Policy, action_name, end, policy, verdict_name};
 use crate::commands::verdict::report::End;
+use crate::commands::verdict::report::{Policy, action_name, end, policy, verdict_name};
 use crate::evaluate::{Judged, protocol_and_port, reason_name};
 
 const SCHEMA: &str = "netpol.explain/v1";
@@ -152,9 +152,7 @@ fn rule(rule: &RuleTrace) -> Rule {
         action: action_name(rule.action),
         matches: rule.misses.is_empty(),
         decided: rule.decided,
-        misses: misses
-            .map(|miss| Miss { clause: miss.clause(), text: miss.to_string() })
-            .collect(),
+        misses: misses.map(|miss| Miss { clause: miss.clause(), text: miss.to_string() }).collect(),
         place: file_line(&rule.place),
     }
 }

@@ -11,7 +11,7 @@ pub(super) fn write(out: &mut impl Write, view: &View) -> io::Result<()> {
     writeln!(out, "  node [shape=box, fontname=\"sans-serif\"];")?;
     writeln!(out, "  edge [fontname=\"sans-serif\", fontsize=10];")?;
     for (index, group) in view.groups.iter().enumerate() {
-        let style = if group.is_external { ", style=dashed" } else { "" };
+        let style = if group.is_external() { ", style=dashed" } else { "" };
         writeln!(out, "  g{index} [label={}{style}];", quoted(&group.members.join("\n")))?;
     }
     for ((from, to), allowed) in &view.cells {

@@ -1,6 +1,7 @@
 //! The matrix as reports show it: groups with names, cells with what passes.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use std::collections::HashMap;
 
 use netpol_core::ir::Family;
 use netpol_core::matrix::{Allowed, Matrix, Party};
@@ -24,10 +25,29 @@ pub(crate) struct View {
 pub(crate) struct Group {
     /// `namespace/name[Kind]`, CIDRs or ranges; in order.
     pub(crate) members: Vec<String>,
-    pub(crate) is_external: bool,
+    /// The addresses outside the cluster; `None` for pods.
+    addresses: Option<PrefixSet>,
 }
 
 impl Group {
+    pub(crate) const fn is_external(&self) -> bool {
+        self.addresses.is_some()
+    }
+
+    fn absorb(&mut self, other: Self) {
+        match (&self.addresses, &other.addresses) {
+            (Some(own), Some(more)) => {
+                let union = own.union(more);
+                self.members = ranges(&union);
+                self.addresses = Some(union);
+            }
+            (None, _) | (_, None) => {
+                self.members.extend(other.members);
+                self.members.sort_unstable();
+            }
+        }
+    }
+
     /// The first member and how many more there are.
     pub(crate) fn label(&self) -> String {
         let first = self.members.first().map(String::as_str).unwrap_or_default();
@@ -36,6 +56,15 @@ impl Group {
             members => format!("{first} (+{})", members - 1),
         }
     }
+}
+
+/// A row and a column of the matrix: who may reach whom, and what may pass.
+type Signature<'a> = Vec<(Toward, usize, &'a Allowed)>;
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Toward {
+    It,
+    Us,
 }
 
 impl View {
@@ -59,12 +88,13 @@ impl View {
         let mut groups: Vec<Group> = matrix
             .pods
             .iter()
-            .map(|members| Group { members: names(members), is_external: false })
+            .map(|members| Group { members: names(members), addresses: None })
             .collect();
         let externals = matrix.externals.iter();
-        groups.extend(
-            externals.map(|addresses| Group { members: ranges(addresses), is_external: true }),
-        );
+        groups.extend(externals.map(|addresses| Group {
+            members: ranges(addresses),
+            addresses: Some(addresses.clone()),
+        }));
         Self { family: matrix.family, port, groups, cells }.merged()
     }
 
@@ -72,58 +102,50 @@ impl View {
     /// so two groups with equal rows and columns let their members through to each other as to their own.
     fn merged(self) -> Self {
         let Self { family, port, groups, cells } = self;
-        let mut rows: BTreeMap<usize, Vec<(bool, usize, &Allowed)>> = BTreeMap::new();
+        let mut signatures: BTreeMap<usize, Signature<'_>> = BTreeMap::new();
         for ((from, to), allowed) in &cells {
-            rows.entry(*from).or_default().push((true, *to, allowed));
-            rows.entry(*to).or_default().push((false, *from, allowed));
+            signatures.entry(*from).or_default().push((Toward::It, *to, allowed));
+            signatures.entry(*to).or_default().push((Toward::Us, *from, allowed));
         }
-        let none = Vec::new();
-        // Two groups are alike if every other end sees them alike.
-        let mut by_signature: Vec<(bool, &Vec<(bool, usize, &Allowed)>, usize)> = Vec::new();
+        let mut known: HashMap<(bool, Signature<'_>), usize> = HashMap::new();
         let mut new_position = Vec::with_capacity(groups.len());
         let mut merged: Vec<Group> = Vec::new();
         for (index, group) in groups.into_iter().enumerate() {
-            let signature = rows.get(&index).unwrap_or(&none);
-            let known = by_signature
-                .iter()
-                .find(|(external, other, _)| *external == group.is_external && *other == signature)
-                .map(|(_, _, position)| *position);
-            match known.and_then(|position| Some((position, merged.get_mut(position)?))) {
-                Some((position, same)) => {
-                    same.members.extend(group.members);
-                    new_position.push(position);
-                }
-                None => {
-                    by_signature.push((group.is_external, signature, merged.len()));
-                    new_position.push(merged.len());
-                    merged.push(group);
-                }
+            let mut signature = signatures.remove(&index).unwrap_or_default();
+            signature.sort_by_key(|(toward, other, _)| (*toward, *other));
+            let position = *known.entry((group.is_external(), signature)).or_insert(merged.len());
+            match merged.get_mut(position) {
+                Some(alike) => alike.absorb(group),
+                None => merged.push(group),
             }
-        }
-        for group in merged.iter_mut().filter(|group| !group.is_external) {
-            group.members.sort_unstable();
+            new_position.push(position);
         }
         let place = |index: usize| new_position.get(index).copied().unwrap_or(index);
-        let cells =
-            cells.iter().map(|((from, to), allowed)| ((place(*from), place(*to)), allowed.clone())).collect();
+        let cells = cells
+            .iter()
+            .map(|((from, to), allowed)| ((place(*from), place(*to)), allowed.clone()))
+            .collect();
         Self { family, port, groups: merged, cells }
     }
 
     /// Every pair of ends that may exchange something, ungrouped, in order of the names.
-    pub(crate) fn pairs(&self) -> Vec<(&str, &str, &Allowed)> {
-        let mut pairs = Vec::new();
-        for ((from, to), allowed) in &self.cells {
-            let (Some(sources), Some(destinations)) = (self.groups.get(*from), self.groups.get(*to)) else {
-                continue;
-            };
-            for source in &sources.members {
-                for destination in destinations.members.iter().filter(|other| *other != source) {
-                    pairs.push((source.as_str(), destination.as_str(), allowed));
-                }
-            }
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str, &Allowed)> {
+        let mut ends: Vec<(&str, usize)> = Vec::new();
+        for (index, group) in self.groups.iter().enumerate() {
+            ends.extend(group.members.iter().map(|member| (member.as_str(), index)));
         }
-        pairs.sort_unstable_by_key(|(source, destination, _)| (*source, *destination));
-        pairs
+        ends.sort_unstable();
+        let sources = ends.clone();
+        sources.into_iter().flat_map(move |(source, from)| {
+            let row = self.cells.range((from, 0)..=(from, usize::MAX));
+            let row: HashMap<usize, &Allowed> =
+                row.map(|((_, to), allowed)| (*to, allowed)).collect();
+            let mut reached = Vec::new();
+            for (destination, to) in ends.iter().filter(|(destination, _)| *destination != source) {
+                reached.extend(row.get(to).map(|allowed| (source, *destination, *allowed)));
+            }
+            reached
+        })
     }
 
     /// What to write into a cell.
@@ -210,6 +232,7 @@ mod tests {
         check("10.0.0.1", "10.0.0.2", "10.0.0.1-10.0.0.2");
         check("10.0.0.128", "10.0.1.127", "10.0.0.128-10.0.1.127");
         check("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::/0");
-        check("fd00::", "fd00::1:ffff", "fd00::-fd00::1:ffff");
+        check("fd00::", "fd00::1:ffff", "fd00::/111");
+        check("fd00::1", "fd00::1:ffff", "fd00::1-fd00::1:ffff");
     }
 }

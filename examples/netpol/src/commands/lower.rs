@@ -1,0 +1,26 @@
+//! `netpol lower`: a backend's program.
+
+use std::io::{self, BufWriter, Write as _};
+
+use netpol_core::backend::Backend as _;
+use netpol_nft::Nft;
+
+use super::Session;
+use super::compile::compile_scope;
+use crate::cli::{BackendChoice, LowerArgs};
+use crate::outcome::Outcome;
+
+pub(crate) fn run(session: Session, args: &LowerArgs) -> anyhow::Result<Outcome> {
+    let ruleset = compile_scope(session, &args.input, &args.evaluation, args.node.as_deref())?;
+    let program = match args.backend {
+        BackendChoice::Nft => Nft::default().lower(&ruleset)?,
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let program = program.to_string();
+    out.write_all(program.as_bytes())?;
+    if !program.ends_with('\n') {
+        writeln!(out)?;
+    }
+    out.flush()?;
+    Ok(Outcome::Holds)
+}
