@@ -4,7 +4,6 @@
 //! the tests say loudly that they did not run; with `NETPOL_REQUIRE_KERNEL=1` they fail.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
@@ -307,7 +306,7 @@ fn a_change_that_the_kernel_refuses_in_one_family_leaves_both_as_they_were() {
         let chains = old.filter(Family::V6).chains.keys();
         let stale =
             |name: &&alloc::sync::Arc<str>| !new.filter(Family::V6).chains.contains_key(*name);
-        let stale = chains.filter(stale).last().expect("something goes away").clone();
+        let stale = chains.rev().find(stale).expect("something goes away").clone();
         // What a rule of others leads to cannot be deleted.
         iptables(variant, Family::V6, &format!("-A OUTPUT -j {stale}"));
         let error = dataplane.sync(&second).unwrap_err();

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, clippy::panic, reason = "test support")]
 
 mod hairpin;
+mod hitless;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
@@ -42,6 +43,11 @@ macro_rules! exam {
             #[test]
             fn a_pod_reaches_itself_through_a_service_in_the_kernel() {
                 kernel_test(|| hairpin::holds(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn changes_under_traffic_lose_and_leak_nothing_in_the_kernel() {
+                kernel_test(|| hitless::holds(|| Box::new($dataplane)));
             }
 
             #[test]
