@@ -4,6 +4,7 @@
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
+use std::io;
 use std::net::UdpSocket;
 use std::thread;
 use std::time::Instant;
@@ -185,6 +186,16 @@ fn variant(policies: &str) -> Cluster {
     cluster
 }
 
+/// Waits for a packet, also where a signal to the process comes first.
+fn received(socket: &UdpSocket) -> io::Result<SocketAddr> {
+    loop {
+        match socket.recv_from(&mut [0; 8]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => return received.map(|(_, from)| from),
+        }
+    }
+}
+
 fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().unwrap(), port)
 }
@@ -195,7 +206,7 @@ fn serve(lab: &Lab, traffic: &Traffic) {
         let socket = UdpSocket::bind(at(SERVER, port)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         while !traffic.ended.load(Ordering::Relaxed) {
-            if let Ok((_, from)) = socket.recv_from(&mut [0; 8]) {
+            if let Ok(from) = received(&socket) {
                 got(traffic, &socket, from);
             }
         }
@@ -220,7 +231,7 @@ fn ask(lab: &Lab, traffic: &Traffic) {
             let socket = fresh();
             socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             socket.send_to(&[1; 8], at(SERVER, ALLOWED)).unwrap();
-            let met = match socket.recv_from(&mut [0; 8]) {
+            let met = match received(&socket) {
                 Ok(_) => &traffic.answered,
                 Err(_) => &traffic.lost,
             };
