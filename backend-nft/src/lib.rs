@@ -6,6 +6,8 @@ extern crate alloc;
 #[cfg(feature = "apply")]
 mod apply;
 mod lower;
+#[cfg(feature = "apply")]
+mod netlink;
 pub mod script;
 
 #[cfg(feature = "apply")]

@@ -196,7 +196,7 @@ pub(super) const fn digit(family: Family) -> char {
 }
 
 /// Digests content. Tenants write it, so crafted collisions must be out of reach: SHA-256, cut to 128 bits.
-fn digest(text: &str) -> String {
+pub(super) fn digest(text: &str) -> String {
     let mut digits = String::with_capacity(32);
     for byte in Sha256::digest(text.as_bytes()).iter().take(16) {
         let _ = write!(digits, "{byte:02x}"); // Writing to a String cannot fail.

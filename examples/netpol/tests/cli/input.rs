@@ -58,7 +58,7 @@ fn kinds_that_say_nothing_about_policy_are_skipped_with_one_note() {
                ingress   allow not isolated
         [stderr]
         note: skipped 2 objects that say nothing about network policy: ConfigMap (1), Secret (1) (OFF-005)
-        note: 1 pods have no address in the manifests and got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+        note: 1 pod without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
         note: namespaces without manifest, taken to have no labels of their own: shop (OFF-003)
         [exit 0]
     "#]].assert_eq(&run.all());
@@ -66,25 +66,37 @@ fn kinds_that_say_nothing_about_policy_are_skipped_with_one_note() {
 
 #[test]
 fn a_path_that_is_not_there_is_exit_code_2() {
-    check(&["verdict", "-f", "no/such/path", "--flow", "a -> b:80"], "", &expect![[r#"
+    check(
+        &["verdict", "-f", "no/such/path", "--flow", "a -> b:80"],
+        "",
+        &expect![[r#"
         [stderr]
         netpol: no/such/path: cannot be read: No such file or directory (os error 2)
         [exit 2]
-    "#]]);
-    check(&["check", "-f", "no/such/path"], "", &expect![[r#"
+    "#]],
+    );
+    check(
+        &["check", "-f", "no/such/path"],
+        "",
+        &expect![[r#"
         [stderr]
         netpol: no/such/path: cannot be read: No such file or directory (os error 2)
         [exit 2]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn manifests_and_flows_cannot_both_be_standard_input() {
-    check(&["verdict", "-f", "-", "--flows", "-"], "", &expect![[r#"
+    check(
+        &["verdict", "-f", "-", "--flows", "-"],
+        "",
+        &expect![[r#"
         [stderr]
         netpol: `-f -` and `--flows -` both read standard input; give one of them as a file
         [exit 2]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
