@@ -12,29 +12,34 @@ mod btf;
 mod conntrack;
 mod error;
 mod loaded;
+mod pins;
 mod program;
 mod sys;
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 use std::io;
 use std::os::linux::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use netpol_core::backend::{Backend as _, Dataplane, SyncError};
 use netpol_core::ir::Ruleset;
 
-use crate::Ebpf;
-use attached::Attached;
+use crate::{Ebpf, Established};
+use attached::{Attached, remove_pinned};
 pub use btf::{Kernel, KernelError};
 pub use error::LoadError;
 pub use loaded::Loaded;
+use pins::Pins;
 
 /// The hooks of network namespaces: [`sync`](Dataplane::sync) and [`remove`](Dataplane::remove) speak of the one that
 /// the calling thread is in, and one value can hold several.
 ///
-/// What it puts into the kernel lasts as long as it does.
+/// What it puts into the kernel lasts as long as it does, or, with [`pinned`](Self::pinned), until it is removed.
 #[derive(Debug, Default)]
 pub struct EbpfDataplane {
     backend: Ebpf,
+    established: Established,
+    pins: Option<PathBuf>,
     kernel: Option<Kernel>,
     namespaces: BTreeMap<Namespace, Attached>,
 }
@@ -46,7 +51,32 @@ impl EbpfDataplane {
     /// Returns a dataplane. Nothing is touched before the first [`sync`](Dataplane::sync).
     #[must_use]
     pub const fn new(backend: Ebpf) -> Self {
-        Self { backend, kernel: None, namespaces: BTreeMap::new() }
+        Self {
+            backend,
+            established: Established::Recheck,
+            pins: None,
+            kernel: None,
+            namespaces: BTreeMap::new(),
+        }
+    }
+
+    /// Has enforcement outlive this value and this process: hooks are pinned below `directory`, in a BPF file system,
+    /// and taken over by the next one that is given the same directory.
+    #[must_use]
+    pub fn pinned(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.pins = Some(directory.into());
+        self
+    }
+
+    /// Says what becomes of open connections that a later ruleset denies.
+    #[must_use]
+    pub const fn with_established(mut self, established: Established) -> Self {
+        self.established = established;
+        self
+    }
+
+    fn pins(&self, (_, inode): Namespace) -> Option<Pins> {
+        self.pins.as_ref().map(|directory| Pins::new(directory, inode))
     }
 
     fn kernel(&mut self) -> Result<Kernel, LoadError> {
@@ -83,18 +113,26 @@ impl Dataplane for EbpfDataplane {
         let image = self.backend.lower(ruleset)?;
         let namespace = namespace()?;
         let kernel = self.kernel()?;
-        let loaded = Loaded::load(&kernel, &image)?;
         match self.namespaces.get_mut(&namespace) {
-            Some(attached) => attached.switch(loaded),
+            Some(attached) => Ok(attached.switch(&kernel, &image, self.established)?),
             None => {
-                self.namespaces.insert(namespace, Attached::new(&kernel, loaded)?);
+                let pins = self.pins(namespace);
+                let attached = Attached::new(&kernel, &image, self.established, pins.as_ref())?;
+                self.namespaces.insert(namespace, attached);
                 Ok(())
             }
         }
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {
-        drop(self.namespaces.remove(&namespace()?));
+        let namespace = namespace()?;
+        let hooks = |error| SyncError::refused("the hooks", error);
+        if let Some(attached) = self.namespaces.remove(&namespace) {
+            attached.detach().map_err(hooks)?;
+        }
+        if let Some(pins) = self.pins(namespace) {
+            remove_pinned(&pins).map_err(hooks)?;
+        }
         match conntrack::off() {
             // No nftables in this kernel: nothing of ours can be in it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT)) => Ok(()),

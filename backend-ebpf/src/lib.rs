@@ -25,6 +25,17 @@ pub struct Ebpf {
     pub limits: Limits,
 }
 
+/// What becomes of open connections that a later ruleset denies (NP-162, DEC-09).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "there is no third")]
+pub enum Established {
+    /// They stay open.
+    Keep,
+    /// Their next packet is the last, whichever way it goes.
+    #[default]
+    Recheck,
+}
+
 impl Ebpf {
     /// Returns a backend whose maps may get this large.
     #[must_use]

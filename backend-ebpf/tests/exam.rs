@@ -10,23 +10,25 @@
     reason = "test support"
 )]
 
+extern crate alloc;
+
+#[path = "support/bpf.rs"]
+mod bpf;
 #[path = "support/frame.rs"]
 mod frame;
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::io;
 use std::time::Instant;
 
 use frame::Dress;
 use netpol_conformance::generate::{self, Oddities, Random, Shape};
-use netpol_conformance::netlab::did_not_run;
 use netpol_core::backend::Backend as _;
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Flow, Ports, Ruleset, Scope, Transport, Verdict};
 use netpol_core::model::Protocol;
 use netpol_ebpf::image::{Content, Packet};
-use netpol_ebpf::{Ebpf, Kernel, LoadError, Loaded};
+use netpol_ebpf::{Ebpf, Kernel, Loaded};
 
 const DRESSES: [Dress; 7] = [
     Dress::Plain,
@@ -86,23 +88,15 @@ fn everything_passes(ruleset: &Ruleset, edges: &BTreeSet<u16>, flow: &Flow) -> b
     all.all(|transport| ruleset.verdict(&Flow { transport, ..*flow }).verdict == Verdict::Allow)
 }
 
-fn is_privilege(error: &LoadError) -> bool {
-    match error {
-        LoadError::Map { source, .. } | LoadError::Program { source, .. } => {
-            source.kind() == io::ErrorKind::PermissionDenied
-        }
-        _ => false,
-    }
-}
-
 #[test]
 fn the_kernel_judges_every_packet_as_the_ruleset_does() {
+    bpf::kernel_test("the packet exam", exam);
+}
+
+fn exam() {
     let number = |name, default| env::var(name).map_or(default, |text| text.parse().unwrap());
     let (seed, packets) = (number("NETPOL_SEED", 1), number("NETPOL_PACKETS", 20_000));
-    let kernel = match Kernel::probe() {
-        Ok(kernel) => kernel,
-        Err(error) => return did_not_run("the packet exam", &error.to_string()),
-    };
+    let kernel = Kernel::probe().unwrap();
     let started = Instant::now();
     let mut asked: BTreeMap<(Dress, bool), [u64; 2]> = BTreeMap::new();
     let (mut total, mut clusters) = (0_u64, 0_u64);
@@ -115,15 +109,7 @@ fn the_kernel_judges_every_packet_as_the_ruleset_does() {
         let options = Options { scope: Scope::Cluster, settings: case.settings };
         let ruleset = compile(&case.cluster, &options).ruleset;
         let image = Ebpf::default().lower(&ruleset).unwrap();
-        let loaded = match Loaded::load(&kernel, &image) {
-            Err(error) if is_privilege(&error) => {
-                return did_not_run(
-                    "the packet exam",
-                    &format!("{error}: no privilege for bpf(2)"),
-                );
-            }
-            loaded => loaded.unwrap(),
-        };
+        let loaded = Loaded::load(&kernel, &image).unwrap();
         assert_eq!(loaded.differences(&image).unwrap(), [""; 0]);
         let edges = edges(&ruleset);
         for flow in &case.flows {

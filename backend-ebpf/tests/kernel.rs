@@ -1,6 +1,9 @@
 //! The netfilter front end's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "test support")]
 
+#[path = "support/bpf.rs"]
+mod bpf;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -8,30 +11,12 @@ use std::thread;
 use netpol_conformance::cases::{self, e2e};
 use netpol_conformance::exam::{self, Exam, Report};
 use netpol_conformance::generate::{self, Shape};
-use netpol_conformance::netlab::{Availability, Privilege, did_not_run};
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
-use netpol_ebpf::{EbpfDataplane, Kernel, Loaded, MapImage};
+use netpol_ebpf::EbpfDataplane;
 
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
-
-/// Runs a test that needs a lab and bpf(2). The kernel gives the latter to root of the first user namespace only.
-fn kernel_test(body: impl FnOnce()) {
-    let what = "the eBPF backend's kernel exam";
-    match Availability::probe() {
-        Ok(Privilege::Root) => {}
-        Ok(other) => return did_not_run(what, &format!("{other} is not root")),
-        Err(error) => return did_not_run(what, &error.to_string()),
-    }
-    let image = MapImage::default();
-    match Kernel::probe().map_err(Into::into).and_then(|kernel| Loaded::load(&kernel, &image)) {
-        Ok(_) => body(),
-        Err(error) => {
-            did_not_run(what, &format!("{error}: {:?}", core::error::Error::source(&error)))
-        }
-    }
-}
 
 /// Builds a lab for one cluster, enforces, asks, takes the rules off again.
 fn examine(name: &str, cluster: &Cluster, settings: Settings, flows: &[Flow]) -> Report {
@@ -90,7 +75,7 @@ fn check(what: &str, report: &Report, at_least: usize) {
 
 #[test]
 fn every_case_file_holds_in_the_kernel() {
-    kernel_test(|| {
+    bpf::kernel_test("the exam of the netfilter front end", || {
         let cases = cases::all().expect("the case files can be read");
         let cases: Vec<_> = cases.into_iter().filter(|case| !case.flows.is_empty()).collect();
         let report = all(&cases, |case| {
@@ -106,7 +91,7 @@ fn every_case_file_holds_in_the_kernel() {
 
 #[test]
 fn every_upstream_scenario_holds_in_the_kernel() {
-    kernel_test(|| {
+    bpf::kernel_test("the exam of the netfilter front end", || {
         let scenarios = e2e::all().expect("the scenarios can be read");
         let report = all(&scenarios, |scenario| {
             let mut base = e2e::nine_pods();
@@ -137,7 +122,7 @@ fn every_upstream_scenario_holds_in_the_kernel() {
 
 #[test]
 fn generated_clusters_hold_in_the_kernel() {
-    kernel_test(|| {
+    bpf::kernel_test("the exam of the netfilter front end", || {
         let clusters: u64 =
             std::env::var("NETPOL_KERNEL_CLUSTERS").map_or(60, |text| text.parse().unwrap());
         let seed: u64 = std::env::var("NETPOL_SEED").map_or(1, |text| text.parse().unwrap());

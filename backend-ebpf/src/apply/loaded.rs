@@ -16,9 +16,15 @@ use crate::image::{EndpointRow, Hook, MapImage, PortRow, PortsId};
 /// `enum bpf_map_type`.
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const LRU_HASH: u32 = 9;
 const LPM_TRIE: u32 = 11;
 /// `BPF_F_NO_PREALLOC`, which tries must have.
 const NO_PREALLOC: u32 = 1;
+
+/// The number of the map of checked connections in the program's source.
+const CHECKED: u8 = 7;
+/// How many checked connections are known at once; one that is forgotten is judged again.
+const CONNECTIONS: u32 = 1 << 16;
 
 /// `struct address`.
 const ADDRESS: u32 = 20;
@@ -37,14 +43,25 @@ impl Loaded {
     /// # Errors
     /// Names the map or the program that was refused; nothing is left in the kernel.
     pub fn load(kernel: &Kernel, image: &MapImage) -> Result<Self, LoadError> {
+        Self::load_as(kernel, image, &Checked::create()?, 0)
+    }
+
+    /// Loads an image as the ruleset of this number, which shares the notes on connections with those before it.
+    pub(super) fn load_as(
+        kernel: &Kernel,
+        image: &MapImage,
+        checked: &Checked,
+        generation: u64,
+    ) -> Result<Self, LoadError> {
         let tables = tables(image);
         let mut maps = Vec::with_capacity(tables.len());
         for (number, table) in (0..).zip(&tables) {
             maps.push((number, table.load()?));
         }
-        let descriptors: Vec<(u8, BorrowedFd<'_>)> =
+        let mut descriptors: Vec<(u8, BorrowedFd<'_>)> =
             maps.iter().map(|(number, map)| (*number, map.descriptor())).collect();
-        let program = JUDGE.load(kernel, &descriptors)?;
+        descriptors.push((CHECKED, checked.0.descriptor()));
+        let program = JUDGE.load(kernel, &descriptors, generation)?;
         Ok(Self { maps, program })
     }
 
@@ -83,6 +100,22 @@ impl Loaded {
             }
         }
         Ok(names)
+    }
+}
+
+/// By connection, the number of the ruleset that last let it pass. Shared by all rulesets of a network namespace.
+#[derive(Debug)]
+pub(super) struct Checked(Map);
+
+impl Checked {
+    /// Makes an empty map.
+    pub(super) fn create() -> Result<Self, LoadError> {
+        let shape = Shape { kind: LRU_HASH, key: 8, value: 8, flags: 0 };
+        Map::create("np_checked", shape, CONNECTIONS).map(Self).map_err(|source| LoadError::Map {
+            map: "checked",
+            rows: usize::try_from(CONNECTIONS).unwrap_or(usize::MAX),
+            source,
+        })
     }
 }
 

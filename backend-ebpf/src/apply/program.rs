@@ -35,6 +35,8 @@ const READ: u8 = 0x79;
 
 /// Stands for a map: this, with the map's number in the lowest byte.
 const MAP: u64 = 0x6e70_6d61_7000_0000;
+/// Stands for the number of the ruleset.
+const GENERATION: u64 = 0x6e70_6765_6e00_0000;
 /// Stands for `bpf_dynptr_from_skb`.
 const DYNPTR_FROM_SKB: i32 = 0x6e70_0001;
 /// Stands for the offset of `sk_buff._nfct`.
@@ -53,8 +55,10 @@ impl Code {
         self,
         kernel: &Kernel,
         maps: &[(u8, BorrowedFd<'_>)],
+        generation: u64,
     ) -> Result<OwnedFd, LoadError> {
-        let instructions = self.patch(kernel, maps).ok_or(LoadError::Damaged(self.name))?;
+        let instructions =
+            self.patch(kernel, maps, generation).ok_or(LoadError::Damaged(self.name))?;
         let refused = match sys::load(self.name, NETFILTER, &instructions, &mut []) {
             Ok(program) => return Ok(program),
             Err(error) => error,
@@ -68,7 +72,12 @@ impl Code {
     }
 
     /// Fills in what the numbers stand for; `None` if one is not known, or one of the maps is not used.
-    fn patch(self, kernel: &Kernel, maps: &[(u8, BorrowedFd<'_>)]) -> Option<Vec<u8>> {
+    fn patch(
+        self,
+        kernel: &Kernel,
+        maps: &[(u8, BorrowedFd<'_>)],
+        generation: u64,
+    ) -> Option<Vec<u8>> {
         let mut patched = Vec::with_capacity(self.bytes.len());
         let mut used = vec![false; maps.len()];
         let mut instructions = self.bytes.chunks_exact(8);
@@ -89,6 +98,10 @@ impl Code {
                         let (_, map) = maps.get(place)?;
                         put(&mut patched, code, registers | PSEUDO_MAP << 4, 0, map.as_raw_fd());
                         put(&mut patched, 0, 0, 0, 0);
+                    } else if value == GENERATION {
+                        let [a, b, c, d, e, f, g, h] = generation.to_le_bytes();
+                        put(&mut patched, code, registers, 0, i32::from_le_bytes([a, b, c, d]));
+                        put(&mut patched, 0, 0, 0, i32::from_le_bytes([e, f, g, h]));
                     } else {
                         patched.extend(instruction);
                         patched.extend(second);

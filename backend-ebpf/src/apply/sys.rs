@@ -10,9 +10,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 #[repr(i32)]
 pub(super) enum Command {
     MapCreate = 0,
-    MapLookup = 1,
     MapUpdate = 2,
-    MapDelete = 3,
     ProgramLoad = 5,
     Pin = 6,
     Get = 7,
@@ -150,7 +148,7 @@ impl Map {
         Ok(Self { descriptor, shape })
     }
 
-    /// Takes a map of this shape from a pin. Another shape is the caller's error, and found by `program`.
+    /// Takes a map from a pin. Where it has another shape than this, the kernel refuses to change it.
     pub(super) const fn from_descriptor(descriptor: OwnedFd, shape: Shape) -> Self {
         Self { descriptor, shape }
     }
@@ -183,24 +181,6 @@ impl Map {
             .descriptor(36, self.descriptor())
             .call(Command::MapUpdateBatch)
             .map(drop)
-    }
-
-    /// Returns the value of a key.
-    pub(super) fn lookup(&self, key: &[u8], value: &mut [u8]) -> io::Result<()> {
-        self.sizes(key, value, 1)?;
-        let mut argument = Argument::new();
-        argument = argument.descriptor(0, self.descriptor()).read(8, key).write(16, value);
-        argument.call(Command::MapLookup).map(drop)
-    }
-
-    /// Deletes a row; one that is not there is no error.
-    pub(super) fn delete(&self, key: &[u8]) -> io::Result<()> {
-        check(length(key)? == self.shape.key)?;
-        let mut argument = Argument::new().descriptor(0, self.descriptor()).read(8, key);
-        match argument.call(Command::MapDelete) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            other => other.map(drop),
-        }
     }
 
     /// Reads at most `rows` rows into `keys` and `values`; returns how many there were.

@@ -51,6 +51,7 @@ struct packet {
 	__u32 content;
 	__u32 protocol;
 	__u32 port;
+	__u32 reply; /* It answers the packet that is judged, and is described as that one. */
 };
 
 INLINE __u32 class_of(const struct address *address)

@@ -16,6 +16,8 @@ SECTION("slot") int run_slot(struct bpf_nf_ctx *ctx)
 /* Reads the ports, or what there is instead, at `offset`. */
 INLINE void transport(const struct bpf_dynptr *data, __u32 offset, __u32 fragment, struct packet *packet)
 {
+	/* A reply comes from the port that the connection was opened to. */
+	__u32 at = packet->reply ? 0 : 2;
 	__u32 protocol = packet->protocol;
 	if (place(protocol) < 3) {
 		__u8 ports[4];
@@ -23,7 +25,7 @@ INLINE void transport(const struct bpf_dynptr *data, __u32 offset, __u32 fragmen
 			packet->content = LATER_FRAGMENT;
 		else if (!bpf_dynptr_read(ports, sizeof(ports), data, offset, 0)) {
 			packet->content = WITH_PORT;
-			packet->port = ports[2] << 8 | ports[3];
+			packet->port = at ? ports[2] << 8 | ports[3] : ports[0] << 8 | ports[1];
 		}
 		return;
 	}
@@ -82,34 +84,29 @@ INLINE void ipv6_headers(const struct bpf_dynptr *data, __u32 protocol, struct p
 	}
 }
 
-SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
+/* Judges the packet that opened the connection which this packet belongs to. */
+INLINE int verdict(struct bpf_nf_ctx *ctx, __u32 reply)
 {
-	__u64 conntrack = CONNTRACK(ctx->skb);
-	/* Established, related or a reply: 0, 1, 3, 4. New is 2, untracked 7, invalid has no pointer. */
-	if (conntrack & ~7ULL) {
-		__u32 state = conntrack & 7;
-		if (state != 2 && state != 7)
-			return NF_ACCEPT;
-	}
-
 	struct bpf_dynptr data;
-	struct packet packet = {};
+	struct packet packet = { .reply = reply };
 	__u8 ip[40];
 	int version6 = ctx->state->pf == 10;
 	int forward = ctx->state->hook == NF_INET_FORWARD;
+	struct address *from = reply ? &packet.destination : &packet.source;
+	struct address *to = reply ? &packet.source : &packet.destination;
 	bpf_dynptr_from_skb(ctx->skb, 0, &data);
 	if (version6) {
 		if (bpf_dynptr_read(ip, 40, &data, 0, 0) || ip[0] >> 4 != 6)
 			return NF_DROP;
-		packet.source.family = packet.destination.family = 6;
-		__builtin_memcpy(packet.source.bytes, ip + 8, 16);
-		__builtin_memcpy(packet.destination.bytes, ip + 24, 16);
+		from->family = to->family = 6;
+		__builtin_memcpy(from->bytes, ip + 8, 16);
+		__builtin_memcpy(to->bytes, ip + 24, 16);
 	} else {
 		if (bpf_dynptr_read(ip, 20, &data, 0, 0) || ip[0] >> 4 != 4)
 			return NF_DROP;
-		packet.source.family = packet.destination.family = 4;
-		__builtin_memcpy(packet.source.bytes, ip + 12, 4);
-		__builtin_memcpy(packet.destination.bytes, ip + 16, 4);
+		from->family = to->family = 4;
+		__builtin_memcpy(from->bytes, ip + 12, 4);
+		__builtin_memcpy(to->bytes, ip + 16, 4);
 	}
 
 	struct endpoint *source = bpf_map_lookup_elem(ENDPOINTS, &packet.source);
@@ -143,4 +140,31 @@ SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
 	if (!passes(ingress, &packet.source, &packet))
 		return NF_DROP;
 	return NF_ACCEPT;
+}
+
+SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
+{
+	/* Invalid packets have no pointer, untracked ones a state of their own: they are judged like new ones. */
+	__u64 conntrack = CONNTRACK(ctx->skb), generation = GENERATION;
+	__u32 state = conntrack & 7, reply = 0;
+	conntrack &= ~7ULL;
+	if (conntrack && (state == IP_CT_RELATED || state == IP_CT_RELATED_REPLY))
+		return NF_ACCEPT;
+	__u32 open = conntrack && (state == IP_CT_ESTABLISHED || state == IP_CT_ESTABLISHED_REPLY);
+	if (open) {
+		if (!generation)
+			return NF_ACCEPT;
+		reply = state == IP_CT_ESTABLISHED_REPLY;
+		if (reply && ctx->state->hook != NF_INET_FORWARD)
+			return NF_ACCEPT; /* The node opened it (NP-125, NP-128). */
+		/* A connection is judged once for each ruleset. Where one begins in the memory of another, its first
+		 * packet has been judged by this ruleset since, so what is noted holds for both. */
+		__u64 *checked = bpf_map_lookup_elem(CHECKED, &conntrack);
+		if (checked && *checked == generation)
+			return NF_ACCEPT;
+	}
+	int passed = verdict(ctx, reply);
+	if (open && passed == NF_ACCEPT)
+		bpf_map_update_elem(CHECKED, &conntrack, &generation, 0);
+	return passed;
 }

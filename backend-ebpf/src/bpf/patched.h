@@ -21,9 +21,19 @@
 #define WORDS MAP("0x6e706d6170000004")
 #define PORTS MAP("0x6e706d6170000005")
 #define SLOT MAP("0x6e706d6170000006")
+#define CHECKED MAP("0x6e706d6170000007")
 
 /* A function of the kernel, by its number in `program.rs`. */
 static long (*bpf_dynptr_from_skb)(void *skb, __u64 flags, struct bpf_dynptr *to) = (void *)0x6e700001;
+
+/* The number of the ruleset: no two in one network namespace have the same. 0 is none: connections that are open stay
+ * open. */
+#define GENERATION                                                                           \
+	({                                                                                   \
+		__u64 generation;                                                            \
+		asm volatile("%0 = 0x6e7067656e000000 ll" : "=r"(generation));               \
+		generation;                                                                  \
+	})
 
 /* What connection tracking knows of a packet: a pointer, and its state in the lowest three bits. 0x7ee0 stands for the
  * field's offset in the running kernel. */

@@ -17,6 +17,13 @@ typedef unsigned long long __u64;
 #define NF_INET_LOCAL_IN 1
 #define NF_INET_FORWARD 2
 
+/* What the lowest bits of `_nfct` say (`enum ip_conntrack_info`). */
+#define IP_CT_ESTABLISHED 0
+#define IP_CT_RELATED 1
+#define IP_CT_NEW 2
+#define IP_CT_ESTABLISHED_REPLY 3
+#define IP_CT_RELATED_REPLY 4
+
 #define IPPROTO_HOPOPTS 0
 #define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
@@ -43,6 +50,7 @@ struct bpf_dynptr {
 } __attribute__((aligned(8)));
 
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static long (*bpf_tail_call)(void *ctx, void *map, __u32 index) = (void *)12;
 static long (*bpf_dynptr_read)(void *to, __u32 length, const struct bpf_dynptr *from, __u32 offset,
 			       __u64 flags) = (void *)201;

@@ -54,7 +54,6 @@ impl Word {
     }
 
     /// Names the port list.
-    #[expect(clippy::cast_lossless, reason = "`From` is not const")]
     pub(crate) const fn with_ports(self, ports: PortsId) -> Self {
         Self(self.0 | (ports as u64) << 32)
     }
@@ -84,7 +83,6 @@ impl Word {
 
     /// Returns the number of the port list; 0 for none.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left after the shift")]
     pub const fn ports(self) -> PortsId {
         (self.0 >> 32) as PortsId
     }

@@ -94,7 +94,11 @@ pub(crate) fn frame(flow: &Flow, dress: Dress, random: &mut Random) -> Option<Ve
                     let place = u16::try_from(random.between(1, 0x1fff)).unwrap() << 3;
                     Some(place | random.pick([0, 1]))
                 }
-                _ => None,
+                Dress::Plain
+                | Dress::Headers
+                | Dress::Cut
+                | Dress::Absurd
+                | Dress::NeighbourDiscovery => None,
             };
             if let Some(offset) = offset {
                 let mut header = vec![0, 0];
