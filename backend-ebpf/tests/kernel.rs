@@ -1,11 +1,11 @@
 //! The netfilter front end's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "test support")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "test support")]
 
 #[path = "support/bpf.rs"]
 mod bpf;
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use netpol_conformance::cases::{self, e2e};
@@ -28,7 +28,7 @@ fn examine(name: &str, cluster: &Cluster, settings: Settings, flows: &[Flow]) ->
     report
 }
 
-fn fail<T>(name: &str, error: &dyn std::error::Error) -> T {
+fn fail<T>(name: &str, error: &dyn core::error::Error) -> T {
     let mut text = format!("{name}: {error}");
     let mut source = error.source();
     while let Some(error) = source {

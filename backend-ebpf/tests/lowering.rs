@@ -1,6 +1,6 @@
 //! The image judges as the ruleset does, and says it in the same bytes every time.
 
-#![expect(clippy::unwrap_used, reason = "test support")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test support")]
 
 use netpol_conformance::generate::{Campaign, Oddities, Shape, case};
 use netpol_core::backend::{Backend as _, LowerError, Program as _};
