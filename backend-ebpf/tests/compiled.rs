@@ -1,7 +1,5 @@
 //! The compiled programs are what the sources compile to, bit by bit.
 
-#![expect(clippy::unwrap_used, reason = "test support")]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -11,7 +11,10 @@ use core::num::NonZeroU16;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use netpol_conformance::netlab::{
@@ -21,7 +24,7 @@ use netpol_core::backend::Dataplane as _;
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Ruleset, Scope, Settings};
 use netpol_core::model::ObjectRef;
-use netpol_ebpf::{Ebpf, EbpfDataplane, Established};
+use netpol_ebpf::{Ebpf, EbpfDataplane, Established, Limits};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 const BRIEF: Duration = Duration::from_millis(300);
@@ -211,6 +214,79 @@ fn no_packet_meets_half_a_change() {
         });
         eprintln!("change under load: {syncs} syncs, {rounds} probes, 0 wrong");
         assert!(syncs > 20);
+    });
+}
+
+/// Has the node lead 10.96.0.1:80 to `b` at port 8080, as a Service does.
+fn service(lab: &Lab) {
+    let script = "add table ip nat; \
+        add chain ip nat in { type nat hook prerouting priority dstnat; }; \
+        add rule ip nat in ip daddr 10.96.0.1 tcp dport 80 dnat to 10.1.0.2:8080";
+    let nft = || Command::new("nft").arg(script).status();
+    assert!(lab.in_node("node", nft).unwrap().unwrap().success());
+}
+
+/// Dials an address from `a`, and sends a byte there and back if that succeeds.
+fn dial(lab: &Lab, listener: &TcpListener, to: &str) -> Option<(TcpStream, TcpStream)> {
+    let to = to.parse().unwrap();
+    let dial = || TcpStream::connect_timeout(&to, BRIEF).ok();
+    let client = lab.in_pod(&ObjectRef::new("x", "a"), dial).unwrap()?;
+    let (server, _) = listener.accept().unwrap();
+    for end in [&client, &server] {
+        end.set_read_timeout(Some(BRIEF)).unwrap();
+    }
+    echo(&client, &server).then_some((client, server))
+}
+
+fn echo(mut client: &TcpStream, mut server: &TcpStream) -> bool {
+    let mut byte = [0];
+    client.write_all(&[7]).is_ok()
+        && server.read_exact(&mut byte).is_ok()
+        && server.write_all(&byte).is_ok()
+        && client.read_exact(&mut byte).is_ok()
+}
+
+#[test]
+fn a_service_is_judged_behind_it() {
+    bpf::kernel_test("destination NAT", || {
+        let lab = lab();
+        service(&lab);
+        let listen = || TcpListener::bind("10.1.0.2:8080").unwrap();
+        let listener = lab.in_pod(&ObjectRef::new("x", "b"), listen).unwrap();
+        let mut dataplane = EbpfDataplane::default();
+        // NP-150: the port that counts is the pod's.
+        sync(&lab, &mut dataplane, &only("a", &[80]));
+        assert!(dial(&lab, &listener, "10.96.0.1:80").is_none());
+        sync(&lab, &mut dataplane, &only("a", &[8080]));
+        assert!(dial(&lab, &listener, "10.1.0.2:8080").is_some());
+        let (client, server) = dial(&lab, &listener, "10.96.0.1:80").expect("it is allowed");
+        // Judged again, replies too: behind the NAT both ways.
+        sync(&lab, &mut dataplane, &only("a", &[8080, 81]));
+        assert!(echo(&client, &server));
+        sync(&lab, &mut dataplane, &only("a", &[8080]));
+        assert!(echo(&server, &client));
+        sync(&lab, &mut dataplane, &only("a", &[80]));
+        assert!(!echo(&client, &server));
+    });
+}
+
+#[test]
+fn a_ruleset_that_does_not_fit_leaves_the_one_in_force() {
+    bpf::kernel_test("a failing sync", || {
+        let lab = lab();
+        // Room for the ports of the first ruleset, not for those of the second.
+        let limits = Limits { ports: 4, ..Limits::default() };
+        let mut dataplane = EbpfDataplane::new(Ebpf::with_limits(limits));
+        sync(&lab, &mut dataplane, &only("a", &[80]));
+        let large = only("a", &[81, 83, 85]);
+        let error = lab.in_node("node", || dataplane.sync(&large)).unwrap().unwrap_err();
+        let cause = core::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, "map ports needs 6 rows, but the target has room for 4");
+        let probe = |number| Probe { from: a(), to: b(4), traffic: Traffic::Tcp(port(number)) };
+        let seen = lab.probe(&[probe(80), probe(81)]).unwrap();
+        assert_eq!(seen, [Observation::Passed, Observation::TimedOut]);
+        let same = lab.in_node("node", || dataplane.differences(&only("a", &[80])));
+        assert_eq!(same.unwrap().unwrap(), [""; 0]);
     });
 }
 
