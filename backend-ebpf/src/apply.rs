@@ -68,6 +68,13 @@ impl EbpfDataplane {
         self
     }
 
+    /// Gives what [`Kernel::probe`] found, so that the first [`sync`](Dataplane::sync) need not ask.
+    #[must_use]
+    pub const fn with_kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
     /// Says what becomes of open connections that a later ruleset denies.
     #[must_use]
     pub const fn with_established(mut self, established: Established) -> Self {

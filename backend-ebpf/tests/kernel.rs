@@ -5,7 +5,7 @@
 mod bpf;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 use netpol_conformance::cases::{self, e2e};
@@ -13,14 +13,20 @@ use netpol_conformance::exam::{self, Exam, Report};
 use netpol_conformance::generate::{self, Shape};
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
-use netpol_ebpf::EbpfDataplane;
+use netpol_ebpf::{EbpfDataplane, Kernel};
 
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
 
+/// A dataplane that need not ask the kernel what it is.
+fn dataplane() -> EbpfDataplane {
+    static KERNEL: OnceLock<Kernel> = OnceLock::new();
+    EbpfDataplane::default().with_kernel(*KERNEL.get_or_init(|| Kernel::probe().unwrap()))
+}
+
 /// Builds a lab for one cluster, enforces, asks, takes the rules off again.
 fn examine(name: &str, cluster: &Cluster, settings: Settings, flows: &[Flow]) -> Report {
-    let mut dataplane = EbpfDataplane::default();
+    let mut dataplane = dataplane();
     let exam = Exam::new(cluster, settings, flows).unwrap_or_else(|error| fail(name, &error));
     exam.enforce(cluster, &mut dataplane).unwrap_or_else(|error| fail(name, &error));
     let report = exam.ask(cluster, flows).unwrap_or_else(|error| fail(name, &error));
@@ -96,7 +102,7 @@ fn every_upstream_scenario_holds_in_the_kernel() {
         let report = all(&scenarios, |scenario| {
             let mut base = e2e::nine_pods();
             exam::complete(&mut base, &[]);
-            let mut dataplane = EbpfDataplane::default();
+            let mut dataplane = dataplane();
             let exam = Exam::new(&base, Settings::default(), &[]).unwrap();
             let mut report = Report::default();
             let v4 = scenario.steps(&base, Family::V4).unwrap();
