@@ -11,6 +11,8 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::indexing_slicing,
+    clippy::std_instead_of_core,
+    clippy::std_instead_of_alloc,
     reason = "a benchmark prints figures"
 )]
 
@@ -353,7 +355,7 @@ fn churn(of: &impl Fn(usize) -> usize) {
         let mut words = Words::default();
         let events: Vec<Event> = (0..1_000)
             .map(|number| {
-                let index = random.below(20_000);
+                let index = random.below(4_000);
                 let mut pod = service_pod(&mut words, index, random.below(selectors), selectors);
                 // Names, addresses and hashes are new all the time, as those of rolled-out pods are.
                 pod.meta.labels.0.insert(
