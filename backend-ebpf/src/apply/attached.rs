@@ -1,7 +1,7 @@
 //! The hooks of one network namespace, and the ruleset they lead to.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use netpol_core::backend::SyncError;
 
@@ -58,40 +58,43 @@ impl Attached {
         })?;
         let checked = Checked::create()?;
         let loaded = Loaded::load_as(kernel, image, &checked, number(1, established))?;
-        if let Some((slot, links)) = pins.map_or(Ok(None), adopt)? {
-            let adopted = Self { links, slot, checked, generation: 1, loaded };
-            adopted.point(&adopted.loaded)?;
-            return Ok(adopted);
-        }
-        let slot = Map::create("np_slot", SLOT_SHAPE, 1).map_err(slot_refused)?;
-        let program = SLOT.load(kernel, &[(SLOT_NUMBER, slot.descriptor())], 0)?;
+        let pinned = |name| match pins {
+            None => Ok(None),
+            Some(pins) => pins.get(name).map_err(|error| pin_refused(name, error)),
+        };
+        let pin = |name, object: BorrowedFd<'_>| match pins {
+            None => Ok(()),
+            Some(pins) => pins.put(name, object).map_err(|error| pin_refused(name, error)),
+        };
+        // Whoever held the pins may have died at any point: what is there is taken over, what is missing is made.
+        let (slot, is_new) = match pinned(SLOT_PIN)? {
+            Some(descriptor) => (Map::from_descriptor(descriptor, SLOT_SHAPE), false),
+            None => (Map::create("np_slot", SLOT_SHAPE, 1).map_err(slot_refused)?, true),
+        };
         let mut attached = Self { links: Vec::new(), slot, checked, generation: 1, loaded };
         attached.point(&attached.loaded)?;
+        if is_new {
+            pin(SLOT_PIN, attached.slot.descriptor())?;
+        }
+        let program = SLOT.load(kernel, &[(SLOT_NUMBER, attached.slot.descriptor())], 0)?;
         for (family, hook, name) in HOOKS {
+            if let Some(link) = pinned(name)? {
+                attached.links.push(link);
+                continue;
+            }
             let at = NetfilterHook { family, hook, priority: PRIORITY };
             let link = sys::hook(program.as_fd(), NETFILTER, at);
-            attached.links.push(link.map_err(|error| match error.raw_os_error() {
+            let link = link.map_err(|error| match error.raw_os_error() {
                 Some(libc::EBUSY) => SyncError::refused(
                     format!("hook {name}: another program has priority {PRIORITY}"),
                     error,
                 ),
                 _ => SyncError::refused(format!("hook {name}"), error),
-            })?);
-        }
-        if let Some(pins) = pins {
-            attached.pin(pins).map_err(|error| SyncError::refused("the pins", error))?;
+            })?;
+            pin(name, link.as_fd())?;
+            attached.links.push(link);
         }
         Ok(attached)
-    }
-
-    fn pin(&self, pins: &Pins) -> io::Result<()> {
-        // What is there is of no use: not all of it was.
-        pins.clear()?;
-        pins.put(SLOT_PIN, self.slot.descriptor())?;
-        HOOKS
-            .iter()
-            .zip(&self.links)
-            .try_for_each(|((_, _, name), link)| pins.put(name, link.as_fd()))
     }
 
     /// Leads the hooks to another image, in one step.
@@ -139,17 +142,8 @@ fn slot_refused(source: io::Error) -> LoadError {
     LoadError::Map { map: "slot", rows: 1, source }
 }
 
-/// Opens the slot and the hooks that pins hold; none unless all are there.
-fn adopt(pins: &Pins) -> Result<Option<(Map, Vec<OwnedFd>)>, SyncError> {
-    let get =
-        |name| pins.get(name).map_err(|error| SyncError::refused(format!("pin {name}"), error));
-    let Some(slot) = get(SLOT_PIN)? else { return Ok(None) };
-    let mut links = Vec::new();
-    for (_, _, name) in HOOKS {
-        let Some(link) = get(name)? else { return Ok(None) };
-        links.push(link);
-    }
-    Ok(Some((Map::from_descriptor(slot, SLOT_SHAPE), links)))
+fn pin_refused(name: &str, source: io::Error) -> SyncError {
+    SyncError::refused(format!("pin {name}"), source)
 }
 
 fn detach(links: &[OwnedFd]) -> io::Result<()> {
@@ -162,6 +156,9 @@ pub(super) fn remove_pinned(pins: &Pins) -> io::Result<()> {
         if let Some(link) = pins.get(name)? {
             sys::unhook(link.as_fd())?;
         }
+        // The slot is last: hooks without it would drop everything.
+        pins.take(name)?;
     }
-    pins.clear()
+    pins.take(SLOT_PIN)?;
+    pins.close()
 }
