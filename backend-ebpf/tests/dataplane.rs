@@ -406,3 +406,45 @@ fn a_process_may_be_killed_at_any_point() {
         eprintln!("killed {kills} times, 0 wrong");
     });
 }
+
+/// Detaches every netfilter link in the kernel that a dataplane holds, as `bpftool link detach` would: through the
+/// pins.
+fn detach(pins: &Path) {
+    for name in ["forward-4", "local-in-6"] {
+        let entries = fs::read_dir(pins).unwrap().map(|entry| entry.unwrap().path().join(name));
+        for path in entries {
+            let status =
+                Command::new("bpftool").args(["link", "detach", "pinned"]).arg(path).status();
+            assert!(status.unwrap().success());
+        }
+    }
+}
+
+#[test]
+fn sync_hooks_in_again_what_somebody_took_off() {
+    bpf::kernel_test("healing", || {
+        let directory = std::env::temp_dir().join(format!("netpol-heal-{}", std::process::id()));
+        bpf_file_system(&directory);
+        let pins = directory.join("netpol");
+        let lab = lab();
+        let ruleset = only("a", &[80]);
+        let mut dataplane = EbpfDataplane::default().pinned(&pins);
+        let probe = Probe { from: a(), to: b(4), traffic: Traffic::Tcp(port(81)) };
+        let ask = || lab.probe(&[probe.clone()]).unwrap();
+        sync(&lab, &mut dataplane, &ruleset);
+        assert_eq!(ask(), [Observation::TimedOut]);
+        detach(&pins);
+        assert_eq!(ask(), [Observation::Passed]);
+        sync(&lab, &mut dataplane, &ruleset);
+        assert_eq!(ask(), [Observation::TimedOut]);
+        // The new links are the pinned ones.
+        drop(dataplane);
+        assert_eq!(ask(), [Observation::TimedOut]);
+        let mut other = EbpfDataplane::default();
+        let refused = lab.in_node("node", || other.sync(&ruleset)).unwrap().unwrap_err();
+        assert!(refused.to_string().contains("another program has priority 0"), "{refused}");
+        let mut heir = EbpfDataplane::default().pinned(&pins);
+        lab.in_node("node", || heir.remove()).unwrap().unwrap();
+        assert_eq!(ask(), [Observation::Passed]);
+    });
+}
