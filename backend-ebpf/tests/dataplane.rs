@@ -430,7 +430,7 @@ fn sync_hooks_in_again_what_somebody_took_off() {
         let ruleset = only("a", &[80]);
         let mut dataplane = EbpfDataplane::default().pinned(&pins);
         let probe = Probe { from: a(), to: b(4), traffic: Traffic::Tcp(port(81)) };
-        let ask = || lab.probe(&[probe.clone()]).unwrap();
+        let ask = || lab.probe(core::slice::from_ref(&probe)).unwrap();
         sync(&lab, &mut dataplane, &ruleset);
         assert_eq!(ask(), [Observation::TimedOut]);
         detach(&pins);
