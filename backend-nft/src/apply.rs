@@ -14,12 +14,12 @@ mod transaction;
 use std::os::unix::fs::MetadataExt as _;
 use std::{fs, io};
 
-use netpol_core::backend::{Backend as _, Dataplane, SyncError};
+use netpol_core::backend::{Dataplane, SyncError};
 use netpol_core::ir::Ruleset;
 
-use crate::Nft;
-use crate::netlink::{Failure, Observed, Operation, Socket, observe};
-use crate::script::Table;
+use crate::lower::{Versions, lower, unversioned};
+use crate::netlink::{Failure, Observed, Operation, Socket, observe, set_names};
+use crate::script::{Name, Table};
 use plan::Plan;
 use transaction::{Fault, Transactions};
 
@@ -89,7 +89,7 @@ impl NftDataplane {
                     return Ok(());
                 }
                 // Answers that were lost may still be on their way, to a socket that is no more.
-                Err(Failure::Outdated) => {}
+                Err(Failure::Outdated | Failure::Gone) => {}
                 Err(Failure::Socket(error)) => return Err(in_socket(error)),
                 Err(Failure::Refused { object, source }) => {
                     return Err(SyncError::refused(object, source));
@@ -102,10 +102,9 @@ impl NftDataplane {
 
 impl Dataplane for NftDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        let script = Nft::default().lower(ruleset)?;
         let mut fault = core::mem::take(&mut self.fault);
         self.insist(|connection, number| {
-            connection.lead_to(script.table(), number, core::mem::take(&mut fault))
+            connection.lead_to(ruleset, number, core::mem::take(&mut fault))
         })
     }
 
@@ -147,21 +146,37 @@ impl Connection {
         self.namespace.is_some() && self.namespace == here()
     }
 
-    /// Leads the kernel to the table, once.
-    fn lead_to(&mut self, wanted: &Table, number: u32, fault: Fault) -> Result<(), Failure> {
+    /// Leads the kernel to the ruleset, once.
+    fn lead_to(&mut self, ruleset: &Ruleset, number: u32, fault: Fault) -> Result<(), Failure> {
         let generation = self.socket.generation()?;
-        let observed = match self.known.take() {
-            Some((then, table)) if then == generation => {
-                Observed { exists: true, foreign: false, table }
-            }
-            Some(_) | None => observe(&self.socket, wanted)?,
+        let known = self.known.take().filter(|(then, _)| *then == generation);
+        let versions = match &known {
+            Some((_, table)) => versions_of(table.sets.keys()),
+            None => versions_of(&set_names(&self.socket)?),
         };
+        let mut wanted = lower(ruleset, &versions).table;
+        let observed = match known {
+            Some((_, table)) => Observed { exists: true, foreign: false, table },
+            None => observe(&self.socket, &wanted)?,
+        };
+        if let Some(versions) = plan::new_versions(&observed.table, &wanted, versions) {
+            wanted = lower(ruleset, &versions).table;
+        }
         let guard = (number < IMPATIENT).then_some(generation);
         let mut transactions = Transactions::new(&self.socket, guard, fault);
-        lead(&mut transactions, &observed, wanted)?;
-        self.known = transactions.generation.map(|generation| (generation, wanted.clone()));
+        lead(&mut transactions, &observed, &wanted)?;
+        self.known = transactions.generation.map(|generation| (generation, wanted));
         Ok(())
     }
+}
+
+/// Returns under which names versions of sets are there.
+fn versions_of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Versions {
+    names
+        .into_iter()
+        .filter(|name| unversioned(name) != &***name)
+        .map(|name| (Name::from(unversioned(name)), name.clone()))
+        .collect()
 }
 
 /// Somebody changes nftables faster than we can look.

@@ -27,7 +27,7 @@ impl Backend for Nft {
     type Program = Script;
 
     fn lower(&self, ruleset: &Ruleset) -> Result<Script, LowerError> {
-        Ok(lower::lower(ruleset))
+        Ok(lower::lower(ruleset, &lower::Versions::new()))
     }
 }
 

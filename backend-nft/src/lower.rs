@@ -11,6 +11,11 @@
 mod builder;
 mod pipeline;
 mod step;
+mod version;
+
+pub(crate) use version::Versions;
+#[cfg(feature = "apply")]
+pub(crate) use version::{unversioned, versioned};
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -25,7 +30,7 @@ use crate::script::{
     Chain, Elements, End, Hook, Key, Match, Name, Rule, Script, Statement, Table, Targets,
     Topology, Verdict,
 };
-use builder::{Builder, digest, digit};
+use builder::{Builder, digit};
 use pipeline::Place;
 
 /// The chain that judges the destination's side.
@@ -33,9 +38,9 @@ const TO_PODS: &str = "to-pods";
 /// The protocols that have ports.
 const PORTED: &str = "protocols-with-ports";
 
-/// Lowers a ruleset.
-pub(crate) fn lower(ruleset: &Ruleset) -> Script {
-    let mut builder = Builder::new(ruleset);
+/// Lowers a ruleset, with some sets under other names.
+pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions) -> Script {
+    let mut builder = Builder::new(ruleset, versions);
     let mut dispatch: BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>> = BTreeMap::new();
     for endpoint in ruleset.endpoints() {
         for address in &endpoint.addresses {
@@ -100,8 +105,7 @@ impl Dispatch {
             }
         };
         let named = |what: &str, text: &str| -> Name {
-            let (place, family, digest) = (place.as_str(), digit(family), digest(text));
-            alloc::format!("{what}-{place}-{family}-{digest}").into()
+            version::named(&alloc::format!("{what}-{}-{}", place.as_str(), digit(family)), text)
         };
         let names = Self {
             map: named("dispatch", &alloc::format!("{targets}")),

@@ -13,7 +13,7 @@ mod socket;
 
 pub(crate) use batch::{Batch, Failure};
 pub(crate) use object::Operation;
-pub(crate) use read::{Observed, observe};
+pub(crate) use read::{Observed, observe, set_names};
 pub(crate) use socket::Socket;
 
 use alloc::string::String;

@@ -2,6 +2,7 @@
 //! and what all of them deny never gets through.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
     reason = "test support"
@@ -12,6 +13,7 @@ extern crate alloc;
 #[path = "support/rulesets.rs"]
 mod rulesets;
 
+use alloc::sync::Arc;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
@@ -21,8 +23,12 @@ use std::sync::mpsc;
 use std::thread;
 
 use netpol_core::backend::Dataplane as _;
-use netpol_core::ir::{Flow, Ruleset, Transport, Verdict};
-use netpol_core::model::Protocol;
+use netpol_core::ir::{
+    Action, Direction, Flow, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
+    RuleBlock, Ruleset, Scope, Settings, Transport, Verdict,
+};
+use netpol_core::model::{ObjectRef, Protocol};
+use netpol_core::net::{PortSet, PrefixSet};
 use netpol_nft::NftDataplane;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
@@ -79,15 +85,14 @@ fn pod<'scope, T: Send + 'scope>(
     (go, handle)
 }
 
-/// Rulesets that agree on the two flows and on nothing else, except that a peer set has the same members in all of them.
+/// Rulesets that agree on the two flows and on nothing else, not even on the members of one selector.
 fn agreeing() -> Vec<Ruleset> {
     let flow = |port| {
         let [source, destination] = [0, 1].map(|pod| rulesets::address(rulesets::PODS[pod][0]));
         Flow::new(source, destination, Transport::Port(Protocol::Udp, port))
     };
     let mut runner = TestRunner::deterministic();
-    let sets = rulesets::peer_sets().new_tree(&mut runner).unwrap().current();
-    let strategy = rulesets::rulesets_over(sets);
+    let strategy = rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over);
     let all = (0..600).map(|_| strategy.new_tree(&mut runner).unwrap().current());
     all.filter(|ruleset| {
         ruleset.verdict(&flow(ALLOWED)).verdict == Verdict::Allow
@@ -96,13 +101,55 @@ fn agreeing() -> Vec<Ruleset> {
     .collect()
 }
 
+/// The same policy with one member of its only peer set coming and going.
+fn one_member_more_and_less() -> Vec<Ruleset> {
+    let ports = PortSet::from_ranges([(Protocol::Udp, ALLOWED, ALLOWED)]);
+    [&["10.0.0.1"][..], &["10.0.0.1", "10.0.9.9"]]
+        .map(|members| {
+            let set = PeerSet {
+                selector: rulesets::pods_selector("label"),
+                addresses: members.iter().map(|text| rulesets::address(text)).collect(),
+                networks: PrefixSet::default(),
+            };
+            let rule = Rule {
+                rule: 0,
+                peer: Some(0),
+                action: Action::Accept,
+                peers: Peers::Set(set.id()),
+                ports: Ports::Set(Arc::new(ports.clone())),
+            };
+            let object = ObjectRef::new("default", "one");
+            let policy = PolicyRef { kind: PolicyKind::NetworkPolicy, object, uid: None };
+            let block = RuleBlock::new(Arc::new(policy), Direction::Ingress, vec![rule]);
+            let ingress = Pipeline {
+                network_policy: Some(vec![Arc::new(block)]),
+                ..Pipeline::open(Direction::Ingress)
+            };
+            let pods = vec![rulesets::pod(1, &ingress, &Pipeline::open(Direction::Egress))];
+            let scope = Scope::Node("n1".into());
+            rulesets::assemble(scope, Settings::default(), pods, vec![set])
+        })
+        .into()
+}
+
 #[test]
 fn replacements_under_traffic_lose_and_leak_nothing() {
-    let run = thread::spawn(|| {
+    let rulesets = agreeing();
+    assert!(rulesets.len() > 8, "only {} rulesets", rulesets.len());
+    in_namespace(rulesets);
+}
+
+#[test]
+fn edits_under_traffic_lose_and_leak_nothing() {
+    in_namespace(one_member_more_and_less());
+}
+
+fn in_namespace(rulesets: Vec<Ruleset>) {
+    let run = thread::spawn(move || {
         if enter_fresh_namespace().is_none() {
             return false;
         }
-        under_traffic();
+        under_traffic(&rulesets);
         true
     });
     match run.join() {
@@ -117,9 +164,7 @@ fn replacements_under_traffic_lose_and_leak_nothing() {
     }
 }
 
-fn under_traffic() {
-    let rulesets = agreeing();
-    assert!(rulesets.len() > 8, "only {} rulesets", rulesets.len());
+fn under_traffic(rulesets: &[Ruleset]) {
     // The calling thread's namespace, not the system's: the file follows whoever opens it.
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
     let ended = &AtomicBool::new(false);

@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod cases;
+pub mod events;
 pub mod exam;
 pub mod generate;
 pub mod netlab;

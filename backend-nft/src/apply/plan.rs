@@ -4,6 +4,7 @@ use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::lower::{Versions, unversioned, versioned};
 use crate::netlink::Operation;
 use crate::script::{Elements, Name, Table, Targets};
 
@@ -18,6 +19,44 @@ pub(super) struct Plan<'a> {
     pub(super) delete: Vec<Operation<'a>>,
     /// What takes back what `create` does, should the switch fail.
     pub(super) undo: Vec<Operation<'a>>,
+}
+
+/// Up to this many members a set is rather made anew than edited together with anything else.
+const COPIED: usize = 4096;
+
+/// Returns the versions under which sets must be made anew; `None` where what is in use can be edited.
+///
+/// A packet keeps the rules it started with, but reads sets as they are at each look-up. One address that comes or goes
+/// in one set is one look-up of any packet. Several edits at once could show a packet a mixture that was never meant:
+/// such sets get new names, and the rules switch to them whole.
+pub(super) fn new_versions(
+    there: &Table,
+    wanted: &Table,
+    mut versions: Versions,
+) -> Option<Versions> {
+    let mut edits = 0;
+    let mut again = Vec::new();
+    for (name, members) in &wanted.sets {
+        let Some(present) = there.sets.get(name) else { continue };
+        if !members.is_exact_addresses() || present == members {
+            continue;
+        }
+        edits += present.without(members).len() + members.without(present).len();
+        if members.len() <= COPIED {
+            again.push((name, members));
+        }
+    }
+    let same_rules = there.chains == wanted.chains;
+    if again.is_empty() || (edits <= 1 && same_rules) {
+        return None;
+    }
+    for (name, members) in again {
+        let plain = unversioned(name);
+        // The old name counts too: an edited set may come back to the members it was named by.
+        let content = alloc::format!("{name} {members}");
+        versions.insert(plain.into(), versioned(plain, &content));
+    }
+    Some(versions)
 }
 
 impl<'a> Plan<'a> {

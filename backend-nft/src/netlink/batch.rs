@@ -22,6 +22,8 @@ const EXPLAINED: u16 = 0x200;
 pub(crate) enum Failure {
     /// Somebody else changed nftables in between, or the answer was lost: look again.
     Outdated,
+    /// What was asked for is not there, or no longer.
+    Gone,
     /// The kernel refused an object.
     Refused { object: String, source: Refusal },
     /// The socket failed.

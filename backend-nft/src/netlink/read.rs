@@ -29,6 +29,27 @@ pub(crate) struct Observed {
 /// A rule as the kernel has it: expressions, and what user space keeps with them.
 type Compiled = (Vec<Expression>, Option<Vec<u8>>);
 
+/// Returns the names of the sets and maps of our table.
+pub(crate) fn set_names(socket: &Socket) -> Result<Vec<Name>, Failure> {
+    let mut names = Vec::new();
+    let answer = socket.dump(
+        Kind::GetSet,
+        |writer| writer.text(1, TABLE),
+        |message| {
+            let attributes = message.attributes();
+            if attributes.text(1) == Some(TABLE)
+                && let Some(name) = attributes.text(2)
+            {
+                names.push(name.into());
+            }
+        },
+    );
+    match answer {
+        Err(Failure::Gone) => Ok(Vec::new()),
+        answer => answer.map(|()| names),
+    }
+}
+
 /// Looks at our table.
 pub(crate) fn observe(socket: &Socket, wanted: &Table) -> Result<Observed, Failure> {
     let flags = socket.ask(

@@ -138,7 +138,12 @@ impl Socket {
                     DONE => return Err(Failure::Outdated),
                     ERROR => {
                         return match refusal(&message) {
-                            Some(source) => Err(Failure::Socket(source.error)),
+                            Some(Refusal { error, .. })
+                                if error.kind() == io::ErrorKind::NotFound =>
+                            {
+                                Err(Failure::Gone)
+                            }
+                            Some(Refusal { error, .. }) => Err(Failure::Socket(error)),
                             None => Ok(()),
                         };
                     }

@@ -84,6 +84,21 @@ impl Elements {
         }
     }
 
+    /// Returns whether the set holds single addresses, as sets of peers do.
+    #[cfg(feature = "apply")]
+    pub(crate) const fn is_exact_addresses(&self) -> bool {
+        match self {
+            Self::V4(_) | Self::V6(_) => true,
+            Self::V4Ranges(_)
+            | Self::V6Ranges(_)
+            | Self::Ports(_)
+            | Self::V4Pairs(_)
+            | Self::V6Pairs(_)
+            | Self::Protocols(_)
+            | Self::ProtocolPorts(_) => false,
+        }
+    }
+
     /// Returns the members that `other` does not have. A set of another type has none of them, and ranges are compared
     /// as a whole.
     #[cfg(feature = "apply")]
