@@ -3,9 +3,11 @@
 //! `NETPOL_SEED` and `NETPOL_EVENTS` repeat or lengthen a run; 200,000 events are the default in release.
 #![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
 
-use std::collections::BTreeSet;
+extern crate alloc;
+
+use alloc::collections::BTreeSet;
+use core::net::IpAddr;
 use std::env;
-use std::net::IpAddr;
 
 use netpol_conformance::events::{self, Happening, Script, listing, remember};
 use netpol_core::compile::{Options, compile};
