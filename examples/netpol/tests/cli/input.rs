@@ -66,25 +66,37 @@ fn kinds_that_say_nothing_about_policy_are_skipped_with_one_note() {
 
 #[test]
 fn a_path_that_is_not_there_is_exit_code_2() {
-    check(&["verdict", "-f", "no/such/path", "--flow", "a -> b:80"], "", &expect![[r#"
+    check(
+        &["verdict", "-f", "no/such/path", "--flow", "a -> b:80"],
+        "",
+        &expect![[r#"
         [stderr]
         netpol: no/such/path: cannot be read: No such file or directory (os error 2)
         [exit 2]
-    "#]]);
-    check(&["check", "-f", "no/such/path"], "", &expect![[r#"
+    "#]],
+    );
+    check(
+        &["check", "-f", "no/such/path"],
+        "",
+        &expect![[r#"
         [stderr]
         netpol: no/such/path: cannot be read: No such file or directory (os error 2)
         [exit 2]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn manifests_and_flows_cannot_both_be_standard_input() {
-    check(&["verdict", "-f", "-", "--flows", "-"], "", &expect![[r#"
+    check(
+        &["verdict", "-f", "-", "--flows", "-"],
+        "",
+        &expect![[r#"
         [stderr]
         netpol: `-f -` and `--flows -` both read standard input; give one of them as a file
         [exit 2]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

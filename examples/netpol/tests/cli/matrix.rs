@@ -15,7 +15,9 @@ fn check(arguments: &[&str], expected: &Expect) {
 
 #[test]
 fn the_matrix_of_the_shop() {
-    check(&[], &expect![[r#"
+    check(
+        &[],
+        &expect![[r#"
         who reaches whom (IPv4)
             from \ to                          1  2  3  4  5  6    7    8  9    10  11   12
         1   backend/api[Deployment]               .  C  D  .  B    .    .  .    .   .    .
@@ -46,12 +48,15 @@ fn the_matrix_of_the_shop() {
         9 is 0.0.0.0-169.254.169.253, 169.254.169.255-198.51.99.255, 198.51.101.0-203.0.112.255, 203.0.113.64/26, 203.0.114.0-255.255.255.255
         12 is 203.0.113.0/26, 203.0.113.128/25
         note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn one_port_makes_it_small() {
-    check(&["--port", "53/UDP"], &expect![[r#"
+    check(
+        &["--port", "53/UDP"],
+        &expect![[r#"
         who reaches whom (IPv4, port 53/UDP)
            from \ to                          1  2    3    4    5
         1  backend/api[Deployment] (+5)       .  yes  .    .    .
@@ -64,8 +69,11 @@ fn one_port_makes_it_small() {
         1 is backend/api[Deployment], backend/worker[Deployment], data/postgres[StatefulSet], data/redis[StatefulSet], edge/gateway[Deployment], storefront/web[Deployment]
         4 is 0.0.0.0-169.254.169.253, 169.254.169.255-255.255.255.255
         note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
-    "#]]);
-    check(&["--port", "8443", "-o", "md"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["--port", "8443", "-o", "md"],
+        &expect![[r#"
         | from \\ to (IPv4, port 8443/TCP) | backend/api[Deployment] (+4) | edge/gateway[Deployment] | kube-system/coredns[Deployment] (+1) | 0.0.0.0-169.254.169.253 (+2) | 169.254.169.254/32 | 198.51.100.0/24 |
         |---|---|---|---|---|---|---|
         | **backend/api[Deployment] (+4)** | - | - | - | - | - | - |
@@ -79,12 +87,15 @@ fn one_port_makes_it_small() {
         - kube-system/coredns[Deployment] (+1) is kube-system/coredns[Deployment], monitoring/prometheus[Deployment]
         - 0.0.0.0-169.254.169.253 (+2) is 0.0.0.0-169.254.169.253, 169.254.169.255-198.51.99.255, 198.51.101.0-255.255.255.255
         - note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_graph_for_graphviz() {
-    check(&["--port", "5432", "-o", "dot"], &expect![[r#"
+    check(
+        &["--port", "5432", "-o", "dot"],
+        &expect![[r#"
         digraph netpol {
           rankdir=LR;
           label="IPv4, port 5432/TCP";
@@ -102,7 +113,8 @@ fn a_graph_for_graphviz() {
           g4 -> g3 [label="yes"];
           g5 -> g3 [label="yes"];
         }
-    "#]]);
+    "#]],
+    );
 }
 
 /// Two pods, one of which admits the other on some ports and one network on all.
@@ -177,7 +189,8 @@ fn csv_lists_every_pair() {
         x/b[Deployment],172.32.0.0-255.255.255.255,true,TCP UDP SCTP,true
         x/b[Deployment],x/a[Pod],true,TCP UDP SCTP,true
         [exit 0]
-    "#]].assert_eq(&run.all());
+    "#]]
+    .assert_eq(&run.all());
 }
 
 #[test]

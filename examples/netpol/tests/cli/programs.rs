@@ -94,7 +94,8 @@ fn explain_says_which_rule_decided_and_what_came_nearest() {
           nearest: NetworkPolicy x/p ingress[0].from[0]  -:8:43
                    ports: port 81/TCP is not among TCP 80
         [exit 1]
-    "#]].assert_eq(&run.all());
+    "#]]
+    .assert_eq(&run.all());
 }
 
 #[test]
