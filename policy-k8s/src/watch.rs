@@ -109,6 +109,10 @@ pub enum Listing {
 /// What happened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most events are of the large kind, and taken apart at once; a box would only cost an allocation"
+)]
 pub enum Event {
     /// The cluster changed.
     Change {

@@ -9,10 +9,6 @@ use netpol_core::model::{ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, O
 /// A put carries the whole object, new or changed or as it was before; a delete may name an object that was never put.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "an embedder handles every kind of change")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "changes are made one at a time and taken apart at once; a box would only cost an allocation"
-)]
 pub enum Change {
     /// A pod is there, of whatever phase.
     PutPod(Pod),

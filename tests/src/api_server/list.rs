@@ -1,5 +1,7 @@
 //! Lists: a consistent state, in pages.
 
+use alloc::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::query::Query;
@@ -38,7 +40,7 @@ pub(super) fn list(
     let objects = store
         .objects_at(resource, revision)
         .map_err(|status| if after.is_some() { Status::continue_expired() } else { status })?;
-    let matching: Vec<(&Key, &std::sync::Arc<Value>)> = objects
+    let matching: Vec<(&Key, &Arc<Value>)> = objects
         .iter()
         .filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after))
         .filter(|(_, object)| filter.admits(object))
