@@ -5,59 +5,229 @@
 //! 3. Delete what nothing refers to any more.
 //!
 //! One transaction would not do: a set of ranges that is created together with the rule that looks it up is empty for the
-//! packets of that moment, and a packet on its way reads new maps with old chains.
+//! packets of that moment, and a packet on its way reads new maps with old chains. Each transaction names the generation
+//! it was planned for; if anybody changed nftables in between, the kernel refuses it and we look again.
 
-mod listing;
-mod nft;
 mod plan;
+mod transaction;
 
-use netpol_core::backend::{Backend as _, Dataplane, SyncError};
+use std::os::unix::fs::MetadataExt as _;
+use std::{fs, io};
+
+use netpol_core::backend::{Dataplane, SyncError};
 use netpol_core::ir::Ruleset;
 
-use crate::Nft;
-use crate::script::TABLE;
-use listing::Listing;
+use crate::lower::{Versions, lower, unversioned};
+use crate::netlink::{Failure, Observed, Operation, Socket, observe, set_names};
+use crate::script::{Name, Table};
 use plan::Plan;
+use transaction::{Fault, Transactions};
+
+/// How often we look again when others change nftables at the same time.
+const ATTEMPTS: u32 = 16;
+/// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
+/// probably busy with tables of their own.
+const IMPATIENT: u32 = 4;
 
 /// The table `inet netpol` of the network namespace that the calling thread is in.
+///
+/// It remembers one namespace, so that syncing that one again costs the difference only.
 #[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct NftDataplane {}
+pub struct NftDataplane {
+    connection: Option<Connection>,
+    /// What goes wrong on purpose.
+    fault: Fault,
+}
 
 impl NftDataplane {
-    /// Returns the dataplane of the calling thread's network namespace. Nothing is touched before the first
-    /// [`sync`](Dataplane::sync).
+    /// Returns a dataplane. Nothing is touched before the first call.
     #[must_use]
     pub const fn new() -> Self {
-        Self {}
+        Self { connection: None, fault: Fault::None }
     }
 
-    /// Switches from what is there, however it came there.
-    fn switch(plan: &Plan<'_>) -> Result<(), SyncError> {
-        for transaction in plan.transactions() {
-            nft::load(&transaction)?;
+    /// Returns the generation of the namespace's nftables, which every change of anybody's raises: where it stands
+    /// still, nothing was written.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn generation(&mut self) -> Result<u32, SyncError> {
+        let mut generation = 0;
+        self.insist(|connection, _| {
+            generation = connection.socket.generation()?;
+            Ok(())
+        })?;
+        Ok(generation)
+    }
+
+    /// Has the kernel refuse an operation of the next sync, counted from 0.
+    #[cfg(feature = "kernel-tests")]
+    #[doc(hidden)]
+    pub const fn refuse(&mut self, operation: usize) {
+        self.fault = Fault::Refuse(operation);
+    }
+
+    /// Has the next sync end before a transaction, counted from 0, as if the process was killed.
+    #[cfg(feature = "kernel-tests")]
+    #[doc(hidden)]
+    pub const fn end_before(&mut self, transaction: usize) {
+        self.fault = Fault::End(transaction);
+    }
+
+    /// Repeats an attempt until nobody else's change comes in between.
+    fn insist(
+        &mut self,
+        mut attempt: impl FnMut(&mut Connection, u32) -> Result<(), Failure>,
+    ) -> Result<(), SyncError> {
+        for number in 0..ATTEMPTS {
+            let kept = self.connection.take().filter(Connection::is_here);
+            let mut connection = kept.map_or_else(Connection::open, Ok).map_err(in_socket)?;
+            match attempt(&mut connection, number) {
+                Ok(()) => {
+                    self.connection = Some(connection);
+                    return Ok(());
+                }
+                // Answers that were lost may still be on their way, to a socket that is no more.
+                Err(Failure::Outdated | Failure::Gone) => {}
+                Err(Failure::Socket(error)) => return Err(in_socket(error)),
+                Err(Failure::Refused { object, source }) => {
+                    return Err(SyncError::refused(object, source));
+                }
+            }
         }
-        Ok(())
+        Err(SyncError::refused("table inet netpol", Busy))
     }
 }
 
 impl Dataplane for NftDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        let script = Nft::default().lower(ruleset)?;
-        let wanted = Listing::parse(&alloc::format!("{script}"));
-        let there = nft::list_table()?.as_deref().map(Listing::parse).unwrap_or_default();
-        let plan = Plan::new(script.table(), &wanted, &there);
-        if plan.is_in_place() {
-            return Self::switch(&plan);
-        }
-        // Something of ours has another type than we gave it: a foreign hand, or another version of us. It cannot be
-        // changed in place, and its name is taken. One transaction replaces the table; the policy of base chains is
-        // accept, so that not even then a drop is lost.
-        nft::load(&alloc::format!("table inet {TABLE}\ndelete table inet {TABLE}\n{script}"))
+        let mut fault = core::mem::take(&mut self.fault);
+        self.insist(|connection, number| {
+            connection.lead_to(ruleset, number, core::mem::take(&mut fault))
+        })
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {
-        // Adding first makes it hold also where there is none.
-        nft::load(&alloc::format!("table inet {TABLE}\ndelete table inet {TABLE}\n"))
+        self.insist(|connection, _| {
+            connection.known = None;
+            // Adding first makes it hold also where there is none.
+            Transactions::new(&connection.socket, None, Fault::None)
+                .commit(&[Operation::NewTable, Operation::DeleteTable])
+        })
+    }
+}
+
+/// A socket to one network namespace, and what is known of it.
+#[derive(Debug)]
+struct Connection {
+    namespace: Option<Namespace>,
+    socket: Socket,
+    /// What was last made, and the generation at which it was so.
+    known: Option<(u32, Table)>,
+}
+
+/// A network namespace, by device and inode: unique as long as it lives, and a socket keeps it alive.
+type Namespace = (u64, u64);
+
+/// Returns the network namespace of the calling thread, if the system tells.
+fn here() -> Option<Namespace> {
+    let file = fs::metadata("/proc/thread-self/ns/net").ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+impl Connection {
+    fn open() -> io::Result<Self> {
+        Ok(Self { namespace: here(), socket: Socket::open()?, known: None })
+    }
+
+    /// Returns whether the calling thread is certainly in the connection's namespace.
+    fn is_here(&self) -> bool {
+        self.namespace.is_some() && self.namespace == here()
+    }
+
+    /// Leads the kernel to the ruleset, once.
+    fn lead_to(&mut self, ruleset: &Ruleset, number: u32, fault: Fault) -> Result<(), Failure> {
+        let generation = self.socket.generation()?;
+        let known = self.known.take().filter(|(then, _)| *then == generation);
+        let versions = match &known {
+            Some((_, table)) => versions_of(table.sets.keys()),
+            None => versions_of(&set_names(&self.socket)?),
+        };
+        let mut wanted = lower(ruleset, &versions).table;
+        let observed = match known {
+            Some((_, table)) => Observed { exists: true, foreign: false, table },
+            None => observe(&self.socket, &wanted)?,
+        };
+        if let Some(versions) = plan::new_versions(&observed.table, &wanted, versions) {
+            wanted = lower(ruleset, &versions).table;
+        }
+        let guard = (number < IMPATIENT).then_some(generation);
+        let mut transactions = Transactions::new(&self.socket, guard, fault);
+        lead(&mut transactions, &observed, &wanted)?;
+        self.known = transactions.generation.map(|generation| (generation, wanted));
+        Ok(())
+    }
+}
+
+/// Returns under which names versions of sets are there.
+fn versions_of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Versions {
+    names
+        .into_iter()
+        .filter(|name| unversioned(name) != &***name)
+        .map(|name| (Name::from(unversioned(name)), name.clone()))
+        .collect()
+}
+
+/// Somebody changes nftables faster than we can look.
+#[derive(Debug, thiserror::Error)]
+#[error("nftables changed {ATTEMPTS} times in a row while it was looked at")]
+struct Busy;
+
+/// Applies the difference.
+fn lead(
+    transactions: &mut Transactions<'_>,
+    observed: &Observed,
+    wanted: &Table,
+) -> Result<(), Failure> {
+    if observed.foreign {
+        // Something of ours has another type than we gave it: a foreign hand, or another version of us. It cannot be
+        // changed in place, and its name is taken. One transaction replaces the table; the policy of base chains is
+        // accept, so that not even then a drop is lost.
+        return transactions.commit(&Plan::whole(wanted));
+    }
+    let mut plan = Plan::between(&observed.table, wanted);
+    if !observed.exists {
+        plan.create.insert(0, Operation::NewTable);
+    }
+    transactions.commit(&plan.create)?;
+    if let Err(failure) = transactions.commit(&plan.switch) {
+        if !transactions.is_ended() {
+            // What was created is out of use. Should this fail too, the next look finds and deletes it.
+            let _ = transactions.undo(&plan.undo);
+        }
+        return Err(failure);
+    }
+    transactions.commit(&plan.delete)
+}
+
+fn not_permitted() -> SyncError {
+    SyncError::Missing {
+        what: "the privilege to change nftables".into(),
+        hint: "run as root or with CAP_NET_ADMIN in the network namespace".into(),
+    }
+}
+
+fn in_socket(error: io::Error) -> SyncError {
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied {
+        not_permitted()
+    } else if kind == io::ErrorKind::Unsupported {
+        SyncError::Missing {
+            what: "nf_tables in the kernel".into(),
+            hint: "load the module nf_tables, or use a kernel with CONFIG_NF_TABLES_INET".into(),
+        }
+    } else {
+        SyncError::refused("the netlink socket", error)
     }
 }

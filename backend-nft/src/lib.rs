@@ -6,6 +6,8 @@ extern crate alloc;
 #[cfg(feature = "apply")]
 mod apply;
 mod lower;
+#[cfg(feature = "apply")]
+mod netlink;
 pub mod script;
 
 #[cfg(feature = "apply")]
@@ -25,7 +27,7 @@ impl Backend for Nft {
     type Program = Script;
 
     fn lower(&self, ruleset: &Ruleset) -> Result<Script, LowerError> {
-        Ok(lower::lower(ruleset))
+        Ok(lower::lower(ruleset, &lower::Versions::new()))
     }
 }
 

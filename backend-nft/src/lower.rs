@@ -11,6 +11,11 @@
 mod builder;
 mod pipeline;
 mod step;
+mod version;
+
+pub(crate) use version::Versions;
+#[cfg(feature = "apply")]
+pub(crate) use version::{unversioned, versioned};
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -22,10 +27,10 @@ use netpol_core::ir::{Endpoint, Family, OtherProtocols, Ruleset};
 use netpol_core::model::Protocol;
 
 use crate::script::{
-    Chain, Elements, End, Hook, Key, Match, Rule, Script, Statement, Table, Targets, Topology,
-    Verdict,
+    Chain, Elements, End, Hook, Key, Match, Name, Rule, Script, Statement, Table, Targets,
+    Topology, Verdict,
 };
-use builder::Builder;
+use builder::{Builder, digit};
 use pipeline::Place;
 
 /// The chain that judges the destination's side.
@@ -33,9 +38,9 @@ const TO_PODS: &str = "to-pods";
 /// The protocols that have ports.
 const PORTED: &str = "protocols-with-ports";
 
-/// Lowers a ruleset.
-pub(crate) fn lower(ruleset: &Ruleset) -> Script {
-    let mut builder = Builder::new(ruleset);
+/// Lowers a ruleset, with some sets under other names.
+pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions) -> Script {
+    let mut builder = Builder::new(ruleset, versions);
     let mut dispatch: BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>> = BTreeMap::new();
     for endpoint in ruleset.endpoints() {
         for address in &endpoint.addresses {
@@ -47,44 +52,73 @@ pub(crate) fn lower(ruleset: &Ruleset) -> Script {
         }
     }
     let mut table = builder.into_table();
-    frame(&mut table, ruleset);
+    let mut dispatched = BTreeMap::new();
     for family in [Family::V4, Family::V6] {
         table.sets.insert(own_addresses(family).into(), own_pairs(ruleset, family));
         for place in Place::ALL {
             let entries = dispatch.remove(&(place, family)).unwrap_or_default();
-            let (map, guard) = match family {
-                Family::V4 => {
-                    let entries: BTreeMap<Ipv4Addr, Verdict> = entries
-                        .into_iter()
-                        .filter_map(|(key, verdict)| match key {
-                            IpAddr::V4(key) => Some((key, verdict)),
-                            IpAddr::V6(_) => None,
-                        })
-                        .collect();
-                    let guard = Elements::V4(entries.keys().copied().collect());
-                    (Targets::V4(entries), guard)
-                }
-                Family::V6 => {
-                    let entries: BTreeMap<Ipv6Addr, Verdict> = entries
-                        .into_iter()
-                        .filter_map(|(key, verdict)| match key {
-                            IpAddr::V6(key) => Some((key, verdict)),
-                            IpAddr::V4(_) => None,
-                        })
-                        .collect();
-                    let guard = Elements::V6(entries.keys().copied().collect());
-                    (Targets::V6(entries), guard)
-                }
-            };
-            table.maps.insert(place.map(family), map);
-            table.sets.insert(place.guard(family), guard);
+            let names = Dispatch::add(&mut table, place, family, entries);
+            dispatched.insert((place, family), names);
         }
     }
+    frame(&mut table, ruleset, &dispatched);
     Script { table, topology: topology(ruleset) }
 }
 
+/// The map that leads addresses to their pipelines, and the set of its keys.
+///
+/// Both are named by their content and never edited: a packet keeps the rules it started with but reads maps as they are
+/// at each look-up, so that an edit of two maps at once could show it the old egress and the new ingress side. Rules that
+/// name other maps switch it whole.
+struct Dispatch {
+    map: Name,
+    guard: Name,
+}
+
+impl Dispatch {
+    fn add(
+        table: &mut Table,
+        place: Place,
+        family: Family,
+        entries: BTreeMap<IpAddr, Verdict>,
+    ) -> Self {
+        let (targets, keys) = match family {
+            Family::V4 => {
+                let of_family = |(key, verdict)| match key {
+                    IpAddr::V4(key) => Some((key, verdict)),
+                    IpAddr::V6(_) => None,
+                };
+                let entries: BTreeMap<Ipv4Addr, Verdict> =
+                    entries.into_iter().filter_map(of_family).collect();
+                let keys = Elements::V4(entries.keys().copied().collect());
+                (Targets::V4(entries), keys)
+            }
+            Family::V6 => {
+                let of_family = |(key, verdict)| match key {
+                    IpAddr::V6(key) => Some((key, verdict)),
+                    IpAddr::V4(_) => None,
+                };
+                let entries: BTreeMap<Ipv6Addr, Verdict> =
+                    entries.into_iter().filter_map(of_family).collect();
+                let keys = Elements::V6(entries.keys().copied().collect());
+                (Targets::V6(entries), keys)
+            }
+        };
+        let named = |what: &str, text: &str| -> Name {
+            version::named(&alloc::format!("{what}-{}-{}", place.as_str(), digit(family)), text)
+        };
+        let names = Self {
+            map: named("dispatch", &alloc::format!("{targets}")),
+            guard: named("guard", &alloc::format!("{keys}")),
+        };
+        table.maps.insert(names.map.clone(), targets);
+        table.sets.insert(names.guard.clone(), keys);
+        names
+    }
+}
+
 /// Adds the chains that are always there.
-fn frame(table: &mut Table, ruleset: &Ruleset) {
+fn frame(table: &mut Table, ruleset: &Ruleset, dispatched: &BTreeMap<(Place, Family), Dispatch>) {
     let ported = Protocol::ALL.map(Protocol::number).to_vec();
     table.sets.insert(PORTED.into(), Elements::Protocols(ported));
     let mut always = vec![
@@ -98,10 +132,11 @@ fn frame(table: &mut Table, ruleset: &Ruleset) {
     }
     let frame_chain = |hook, mut rules: Vec<Rule>, place: Place, last| {
         for family in [Family::V4, Family::V6] {
+            let Some(Dispatch { map, guard }) = dispatched.get(&(place, family)) else { continue };
             let key = Key::Address(family, place.subject());
-            rules.push(Rule::new(Vec::new(), Statement::Map(key, place.map(family))));
+            rules.push(Rule::new(Vec::new(), Statement::Map(key, map.clone())));
             rules.push(Rule::new(
-                vec![Match::In(key, place.guard(family))],
+                vec![Match::In(key, guard.clone())],
                 Statement::Verdict(Verdict::Drop),
             ));
         }

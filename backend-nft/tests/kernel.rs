@@ -3,31 +3,51 @@
 //! Every test works in a network namespace of its own, which ends with the test's thread. Without the privilege for that
 //! the tests say loudly that they did not run; with `NETPOL_REQUIRE_KERNEL=1` they fail.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "test support")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::print_stderr,
+    reason = "test support"
+)]
 
 extern crate alloc;
 
-#[path = "../src/apply/listing.rs"]
+#[path = "support/listing.rs"]
 mod listing;
 #[path = "support/rulesets.rs"]
 mod rulesets;
 
+use alloc::sync::Arc;
+use core::net::IpAddr;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use listing::Listing;
 use netpol_core::backend::{Backend as _, Dataplane as _};
-use netpol_core::ir::Ruleset;
+use netpol_core::ir::{
+    Action, Direction, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule, RuleBlock,
+    Ruleset, Scope, Settings,
+};
+use netpol_core::model::ObjectRef;
+use netpol_core::net::PrefixSet;
 use netpol_nft::{Nft, NftDataplane};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 
+/// Moves the calling thread into a network namespace of its own.
+fn enter_fresh_namespace() -> bool {
+    // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
+    #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    result == 0
+}
+
 /// Runs a test in a fresh network namespace, on a thread of its own that takes the namespace with it.
 fn in_namespace(test: fn()) {
     let run = std::thread::spawn(move || {
-        // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-        #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-        let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        let entered = enter_fresh_namespace();
         if entered {
             test();
         }
@@ -69,7 +89,7 @@ fn assert_in_kernel(ruleset: &Ruleset) {
 
 fn samples(count: usize) -> Vec<Ruleset> {
     let mut runner = TestRunner::deterministic();
-    let strategy = rulesets::rulesets();
+    let strategy = rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over);
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
@@ -81,6 +101,234 @@ fn nft_loads_the_text_and_lists_the_same() {
             assert_in_kernel(&ruleset);
             nft(&["delete", "table", "inet", "netpol"], "");
         }
+    });
+}
+
+/// Keeps what is about rules: which chain, and its expressions.
+fn compiled(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let line = line.trim();
+        if line.starts_with("[ ") || (line.starts_with("inet netpol ") && !line.contains(" use ")) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[test]
+fn our_expressions_are_those_that_nft_compiles_from_the_text() {
+    in_namespace(|| {
+        let mut seen = 0;
+        for ruleset in samples(48) {
+            let script = Nft::default().lower(&ruleset).unwrap();
+            let theirs = nft(&["--debug=netlink", "-f", "-"], &script.to_string());
+            nft(&["delete", "table", "inet", "netpol"], "");
+            let ours = script.expressions();
+            assert_eq!(compiled(&ours), compiled(&theirs), "{script}");
+            seen += compiled(&ours).len();
+        }
+        assert!(seen > 10_000, "only {seen} lines were compared");
+    });
+}
+
+#[test]
+fn a_sync_of_what_is_there_writes_nothing() {
+    in_namespace(|| {
+        for ruleset in samples(12) {
+            let mut dataplane = NftDataplane::new();
+            dataplane.sync(&ruleset).unwrap();
+            let generation = dataplane.generation().unwrap();
+            dataplane.sync(&ruleset).unwrap();
+            assert_eq!(dataplane.generation().unwrap(), generation, "by memory");
+            let mut successor = NftDataplane::new();
+            successor.sync(&ruleset).unwrap();
+            assert_eq!(dataplane.generation().unwrap(), generation, "by looking");
+            nft(&["-f", "-"], "add table inet other\ndelete table inet other\n");
+            let generation = dataplane.generation().unwrap();
+            dataplane.sync(&ruleset).unwrap();
+            assert_eq!(dataplane.generation().unwrap(), generation, "by looking again");
+        }
+    });
+}
+
+#[test]
+fn a_table_that_another_process_owns_is_left_alone_and_named() {
+    in_namespace(|| {
+        let ruleset = samples(1).remove(0);
+        let mut owner = Command::new("nft")
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = owner.stdin.take().unwrap();
+        writeln!(stdin, "add table inet netpol {{ flags owner; }}\nlist tables").unwrap();
+        stdin.flush().unwrap();
+        while !nft(&["list", "tables"], "").contains("netpol") {
+            std::thread::yield_now();
+        }
+        let error = NftDataplane::new().sync(&ruleset).unwrap_err();
+        assert!(error.to_string().contains("inet netpol"), "{error:?}");
+        drop(stdin);
+        owner.wait().unwrap();
+        NftDataplane::new().sync(&ruleset).unwrap();
+        assert_in_kernel(&ruleset);
+    });
+}
+
+#[test]
+fn one_dataplane_serves_the_namespace_that_it_is_called_in() {
+    in_namespace(|| {
+        let rulesets = samples(2);
+        let mut dataplane = NftDataplane::new();
+        dataplane.sync(&rulesets[0]).unwrap();
+        let mut dataplane = std::thread::scope(|scope| {
+            let elsewhere = || {
+                enter_fresh_namespace();
+                dataplane.sync(&rulesets[1]).unwrap();
+                assert_in_kernel(&rulesets[1]);
+                dataplane
+            };
+            scope.spawn(elsewhere).join().unwrap()
+        });
+        assert_in_kernel(&rulesets[0]);
+        dataplane.sync(&rulesets[1]).unwrap();
+        assert_in_kernel(&rulesets[1]);
+        dataplane.remove().unwrap();
+        assert_eq!(nft(&["list", "ruleset"], ""), "");
+    });
+}
+
+#[test]
+fn sync_comes_through_while_others_change_nftables() {
+    in_namespace(|| {
+        let rulesets = samples(24);
+        let text = "add table inet other\ndelete table inet other\n";
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // A thread starts in the namespace of the one that makes it.
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    nft(&["-f", "-"], text);
+                }
+            });
+            let synced = rulesets.iter().try_for_each(|ruleset| NftDataplane::new().sync(ruleset));
+            ended.store(true, Ordering::Relaxed);
+            synced.unwrap();
+        });
+        assert_in_kernel(rulesets.last().unwrap());
+    });
+}
+
+fn listed() -> Listing {
+    Listing::parse(&nft(&["list", "table", "inet", "netpol"], ""))
+}
+
+#[test]
+fn a_refusal_anywhere_leaves_the_old_rules_in_force_and_names_the_object() {
+    in_namespace(|| {
+        let rulesets = samples(4);
+        let mut refusals = 0;
+        for pair in rulesets.windows(2) {
+            let [old, new] = pair else { unreachable!() };
+            NftDataplane::new().sync(old).unwrap();
+            let before = listed();
+            let after = Listing::parse(&Nft::default().lower(new).unwrap().to_string());
+            for operation in (0..).step_by(5) {
+                let mut dataplane = NftDataplane::new();
+                dataplane.refuse(operation);
+                let Err(error) = dataplane.sync(new) else { break };
+                refusals += 1;
+                assert_eq!(
+                    error.to_string(),
+                    "the kernel refused chain `no-such-chain` of table inet netpol"
+                );
+                let there = listed();
+                if there != before {
+                    // Refused while deleting what is out of use: the new rules are in force.
+                    for (name, object) in &after.objects {
+                        assert_eq!(there.objects.get(name), Some(object), "{operation}: {name:?}");
+                    }
+                    NftDataplane::new().sync(old).unwrap();
+                    assert!(listed() == before);
+                }
+            }
+            assert!(listed() == after);
+        }
+        assert!(refusals > 50, "only {refusals}");
+    });
+}
+
+#[test]
+fn a_successor_finishes_what_a_killed_process_left() {
+    in_namespace(|| {
+        let rulesets = samples(12);
+        for pair in rulesets.windows(2) {
+            let [old, new] = pair else { unreachable!() };
+            for transaction in 0..3 {
+                for goal in [old, new] {
+                    NftDataplane::new().sync(old).unwrap();
+                    let mut killed = NftDataplane::new();
+                    killed.end_before(transaction);
+                    let _ = killed.sync(new);
+                    drop(killed);
+                    NftDataplane::new().sync(goal).unwrap();
+                    assert_in_kernel(goal);
+                }
+            }
+        }
+    });
+}
+
+/// A set of pods by number.
+fn members(numbers: core::ops::Range<u32>) -> PeerSet {
+    let address = |number: u32| IpAddr::V4((0x0a40_0000 + number).into());
+    PeerSet {
+        selector: rulesets::pods_selector("many"),
+        addresses: numbers.map(address).collect(),
+        networks: PrefixSet::default(),
+    }
+}
+
+/// One pod that only the members of a set reach.
+fn open_to(set: &PeerSet) -> Ruleset {
+    let policy = PolicyRef {
+        kind: PolicyKind::NetworkPolicy,
+        object: ObjectRef::new("default", "many"),
+        uid: None,
+    };
+    let rule = Rule {
+        rule: 0,
+        peer: Some(0),
+        action: Action::Accept,
+        peers: Peers::Set(set.id()),
+        ports: Ports::Any,
+    };
+    let block = RuleBlock::new(Arc::new(policy), Direction::Ingress, vec![rule]);
+    let ingress = Pipeline {
+        network_policy: Some(vec![Arc::new(block)]),
+        ..Pipeline::open(Direction::Ingress)
+    };
+    let pod = rulesets::pod(0, &ingress, &Pipeline::open(Direction::Egress));
+    let scope = Scope::Node("n1".into());
+    rulesets::assemble(scope, Settings::default(), vec![pod], vec![set.clone()])
+}
+
+#[test]
+fn a_hundred_thousand_members_fit_one_transaction() {
+    in_namespace(|| {
+        let mut set = members(0..100_000);
+        let ruleset = open_to(&set);
+        let mut dataplane = NftDataplane::new();
+        dataplane.sync(&ruleset).unwrap();
+        assert_in_kernel(&ruleset);
+        set = members(1..100_001);
+        let ruleset = open_to(&set);
+        let generation = dataplane.generation().unwrap();
+        dataplane.sync(&ruleset).unwrap();
+        assert_in_kernel(&ruleset);
+        assert_eq!(dataplane.generation().unwrap(), generation + 1, "one edit of one set");
     });
 }
 
@@ -100,15 +348,15 @@ fn sync_repairs_what_others_damaged() {
     in_namespace(|| {
         let mut dataplane = NftDataplane::new();
         let ruleset = samples(1).remove(0);
-        let set = "add set inet netpol egress-guard-4 { type ipv6_addr; }";
+        let set = "add set inet netpol own-addresses-4 { type ipv6_addr; }";
         for damage in [
             "flush chain inet netpol forward",
             "delete table inet netpol",
             "flush table inet netpol",
-            "flush map inet netpol egress-4",
+            "flush set inet netpol protocols-with-ports",
             "insert rule inet netpol to-pods accept",
             "add chain inet netpol foreign\nadd rule inet netpol foreign accept",
-            "add element inet netpol egress-guard-4 { 9.9.9.9 }",
+            "add element inet netpol own-addresses-4 { 9.9.9.9 . 9.9.9.9 }",
             &format!("delete table inet netpol\ntable inet netpol\n{set}"),
             "delete table inet netpol\ntable inet netpol { chain forward { type filter hook output priority 7; }\n }",
         ] {

@@ -28,7 +28,7 @@ pub trait Program: Debug + Display {
     fn verdict(&self, flow: &Flow) -> Verdict;
 }
 
-/// The kernel's side of a backend. Synchronous and object-safe.
+/// The kernel's side of a backend, in the network namespace of the thread that calls it. Synchronous and object-safe.
 pub trait Dataplane: Debug {
     /// Makes it so, from whatever state is there: empty, ours, an older version of ours, damaged.
     ///

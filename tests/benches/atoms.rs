@@ -11,13 +11,17 @@
     reason = "a benchmark prints figures"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+extern crate alloc;
+
+use alloc::sync::Arc;
+use core::alloc::{GlobalAlloc, Layout};
+use core::hint::black_box;
+use core::net::{IpAddr, Ipv4Addr};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use std::alloc::System;
 use std::collections::HashMap;
-use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netpol_conformance::generate::Random;
 use netpol_core::atoms::{Atoms, Bound, Classes};

@@ -6,10 +6,7 @@
 #![expect(unsafe_code, reason = "counting what is allocated needs a global allocator")]
 #![expect(
     clippy::print_stdout,
-    clippy::unwrap_used,
-    clippy::expect_used,
     clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
     clippy::indexing_slicing,
     reason = "a benchmark prints figures"
 )]

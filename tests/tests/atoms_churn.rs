@@ -1,14 +1,16 @@
 //! A partition that is changed step by step is the one built anew, and so are atoms that follow it.
-#![expect(clippy::panic, clippy::print_stderr, reason = "test support")]
+#![expect(clippy::print_stderr, reason = "test support")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+extern crate alloc;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpol_conformance::generate::{Campaign, Case, Random, Shape};
 use netpol_core::atoms::{Atoms, Change, ClassId, Classes, Listed};
 use netpol_core::compile::{Options, compile};
-use netpol_core::ir::{Family, PeerSet, PeerSetId, Pipeline, Ruleset, Situation};
-use netpol_core::net::AddressSet;
+use netpol_core::ir::{Family, PeerSelector, PeerSet, PeerSetId, Pipeline, Ruleset, Situation};
+use netpol_core::net::{AddressSet, PrefixSet};
 
 const SITUATIONS: [Situation; 3] = [Situation::Ordinary, Situation::Hairpin, Situation::OwnNode];
 
@@ -231,7 +233,7 @@ fn a_number_is_not_given_again_before_it_is_recycled() {
     let case = netpol_conformance::generate::case(5, Shape::default());
     let ruleset = compile(&case.cluster, &Options::default()).ruleset;
     let mut classes = Classes::default();
-    let (id, set) = ruleset.peer_sets().next().map_or_else(|| panic!("a set"), |found| found);
+    let (id, set) = ruleset.peer_sets().next().unwrap_or_else(|| panic!("a set"));
     let empty = PeerSet { addresses: AddressSet::default(), ..set.clone() };
     let other = PeerSetId::of("other");
     classes.add_set(id, &empty);
@@ -245,4 +247,22 @@ fn a_number_is_not_given_again_before_it_is_recycled() {
     classes.recycle();
     let again = classes.join(address, id).map_or_else(|error| panic!("{error}"), |c| c.born);
     assert_eq!(again, left);
+}
+
+#[test]
+fn a_set_that_comes_after_another_is_not_taken_for_it() {
+    let empty = PeerSet {
+        selector: PeerSelector::Networks(PrefixSet::default()),
+        addresses: AddressSet::default(),
+        networks: PrefixSet::default(),
+    };
+    let member = PeerSet {
+        addresses: AddressSet::from_iter([IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7))]),
+        ..empty
+    };
+    let (one, other) = (PeerSetId::of("one"), PeerSetId::of("other"));
+    let mut classes = Classes::default();
+    let born = classes.add_set(one, &member).born;
+    assert_eq!(classes.remove_set(one).died, born);
+    assert_ne!(classes.add_set(other, &member).born, born);
 }

@@ -1,8 +1,8 @@
 //! Every backend's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "test support")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, clippy::panic, reason = "test support")]
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use netpol_conformance::cases::{self, e2e};
@@ -31,14 +31,14 @@ fn examine(name: &str, cluster: &Cluster, settings: Settings, flows: &[Flow]) ->
     report
 }
 
-fn fail<T>(name: &str, error: &dyn std::error::Error) -> T {
+fn fail<T>(name: &str, error: &dyn core::error::Error) -> T {
     let mut text = format!("{name}: {error}");
     let mut source = error.source();
     while let Some(error) = source {
         text += &format!(": {error}");
         source = error.source();
     }
-    std::panic::panic_any(text)
+    panic!("{text}")
 }
 
 /// Runs `examine` on every item, several at a time, and sums up.

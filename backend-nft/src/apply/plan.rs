@@ -1,123 +1,200 @@
-//! The difference between what is there and what is wanted, as transactions.
+//! The difference between what is there and what is wanted, as three transactions.
 
-use alloc::string::{String, ToString as _};
+use alloc::borrow::Cow;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::fmt::Write as _;
 
-use super::listing::{Kind, Listing};
-use crate::script::{TABLE, Table};
+use crate::lower::{Versions, unversioned, versioned};
+use crate::netlink::Operation;
+use crate::script::{Elements, Name, Table, Targets};
 
-/// What has to be done to each object.
+/// What has to be done, in order.
+#[derive(Debug, Default)]
 pub(super) struct Plan<'a> {
-    table: &'a Table,
-    create: Vec<(Kind, &'a str)>,
-    refill: Vec<(Kind, &'a str)>,
-    delete: Vec<(Kind, &'a str)>,
-    in_place: bool,
+    /// Everything new except base chains, which would see packets at once.
+    pub(super) create: Vec<Operation<'a>>,
+    /// New base chains, and new contents of what is in use.
+    pub(super) switch: Vec<Operation<'a>>,
+    /// What is not wanted any more.
+    pub(super) delete: Vec<Operation<'a>>,
+    /// What takes back what `create` does, should the switch fail.
+    pub(super) undo: Vec<Operation<'a>>,
+}
+
+/// Up to this many members a set is rather made anew than edited together with anything else.
+const COPIED: usize = 4096;
+
+/// Returns the versions under which sets must be made anew; `None` where what is in use can be edited.
+///
+/// A packet keeps the rules it started with, but reads sets as they are at each look-up. One address that comes or goes
+/// in one set is one look-up of any packet. Several edits at once could show a packet a mixture that was never meant:
+/// such sets get new names, and the rules switch to them whole.
+pub(super) fn new_versions(
+    there: &Table,
+    wanted: &Table,
+    mut versions: Versions,
+) -> Option<Versions> {
+    let mut edits = 0;
+    let mut again = Vec::new();
+    for (name, members) in &wanted.sets {
+        let Some(present) = there.sets.get(name) else { continue };
+        if !members.is_exact_addresses() || present == members {
+            continue;
+        }
+        edits += present.without(members).len() + members.without(present).len();
+        if members.len() <= COPIED {
+            again.push((name, members));
+        }
+    }
+    let same_rules = there.chains == wanted.chains;
+    if again.is_empty() || (edits <= 1 && same_rules) {
+        return None;
+    }
+    for (name, members) in again {
+        let plain = unversioned(name);
+        // The old name counts too: an edited set may come back to the members it was named by.
+        let content = alloc::format!("{name} {members}");
+        versions.insert(plain.into(), versioned(plain, &content));
+    }
+    Some(versions)
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(table: &'a Table, wanted: &'a Listing, there: &'a Listing) -> Self {
-        let mut plan = Self {
-            table,
-            create: Vec::new(),
-            refill: Vec::new(),
-            delete: Vec::new(),
-            in_place: true,
-        };
-        for (key, object) in &wanted.objects {
-            let name = (key.0, key.1.as_str());
-            match there.objects.get(key) {
-                None => plan.create.push(name),
-                Some(present) if present == object => {}
-                Some(present) => {
-                    plan.in_place &= present.header == object.header;
-                    plan.refill.push(name);
+    /// Plans the way from one table to another.
+    pub(super) fn between(there: &'a Table, wanted: &'a Table) -> Self {
+        let mut plan = Self::default();
+        let mut created: Vec<Operation<'a>> = Vec::new();
+        for (name, elements) in &wanted.sets {
+            match there.sets.get(name) {
+                None => {
+                    plan.create.push(Operation::NewSet(name, elements));
+                    created.push(Operation::AddMembers(name, Cow::Borrowed(elements)));
+                    plan.undo.push(Operation::DeleteSet(name));
+                }
+                Some(present) => plan.members(name, present, elements),
+            }
+        }
+        for (name, targets) in &wanted.maps {
+            match there.maps.get(name) {
+                None => {
+                    plan.create.push(Operation::NewMap(name, targets));
+                    created.push(Operation::AddEntries(name, Cow::Borrowed(targets)));
+                    plan.undo.push(Operation::DeleteSet(name));
+                }
+                Some(present) => plan.entries(name, present, targets),
+            }
+        }
+        for (name, chain) in &wanted.chains {
+            match there.chains.get(name) {
+                None if chain.hook.is_some() => {
+                    plan.switch.push(Operation::NewChain(name, chain.hook));
+                    plan.switch.push(Operation::AddRules(name, &chain.rules));
+                }
+                None => {
+                    plan.create.push(Operation::NewChain(name, None));
+                    created.push(Operation::AddRules(name, &chain.rules));
+                    plan.undo.push(Operation::DeleteChain(name));
+                    plan.undo.push(Operation::Flush(name));
+                }
+                Some(present) if present == chain => {}
+                Some(_) => {
+                    plan.switch.push(Operation::Flush(name));
+                    plan.switch.push(Operation::AddRules(name, &chain.rules));
                 }
             }
         }
-        for key in there.objects.keys().filter(|key| !wanted.objects.contains_key(key)) {
-            plan.delete.push((key.0, key.1.as_str()));
-        }
+        // Chains first: rules and entries refer to them.
+        plan.create.append(&mut created);
+        plan.undo = deletion(&plan.undo);
+        plan.delete = Self::leftovers(there, wanted);
         plan
     }
 
-    /// Returns whether every object that has to change can be changed.
-    pub(super) const fn is_in_place(&self) -> bool {
-        self.in_place
-    }
-
-    /// Returns the transactions that are not empty, in order.
-    pub(super) fn transactions(&self) -> impl Iterator<Item = String> {
-        [self.creation(), self.switch(), self.deletion()]
+    /// Plans a table in one transaction, in place of whatever has its name.
+    pub(super) fn whole(wanted: &'a Table) -> Vec<Operation<'a>> {
+        static EMPTY: Table =
+            Table { sets: BTreeMap::new(), maps: BTreeMap::new(), chains: BTreeMap::new() };
+        let plan = Plan::between(&EMPTY, wanted);
+        [Operation::NewTable, Operation::DeleteTable, Operation::NewTable]
             .into_iter()
-            .filter(|transaction| !transaction.is_empty())
+            .chain(plan.create)
+            .chain(plan.switch)
+            .collect()
     }
 
-    /// Everything new except base chains, which would see packets at once.
-    fn creation(&self) -> String {
-        self.block(self.create.iter().filter(|object| !self.is_base(**object)))
-    }
-
-    /// New base chains, and new contents of what is in use.
-    fn switch(&self) -> String {
-        let mut text = String::new();
-        for (kind, name) in &self.refill {
-            let _ = writeln!(text, "flush {} inet {TABLE} {name}", kind.as_str());
+    fn members(&mut self, name: &'a Name, present: &Elements, wanted: &'a Elements) {
+        if present == wanted {
+            return;
         }
-        let new = self.create.iter().filter(|object| self.is_base(**object));
-        text.push_str(&self.block(new.chain(&self.refill)));
-        text
+        if wanted.is_interval() {
+            // Only damage leads here, as ranges are content. They are never edited.
+            self.switch.push(Operation::Empty(name));
+            self.switch.push(Operation::AddMembers(name, Cow::Borrowed(wanted)));
+            return;
+        }
+        let (gone, new) = (present.without(wanted), wanted.without(present));
+        if !gone.is_empty() {
+            self.switch.push(Operation::DeleteMembers(name, gone));
+        }
+        if !new.is_empty() {
+            self.switch.push(Operation::AddMembers(name, Cow::Owned(new)));
+        }
     }
 
-    fn deletion(&self) -> String {
-        let mut text = String::new();
-        for (kind, name) in &self.delete {
-            if *kind == Kind::Chain {
-                let _ = writeln!(text, "flush chain inet {TABLE} {name}");
-            }
+    fn entries(&mut self, name: &'a Name, present: &Targets, wanted: &'a Targets) {
+        if present == wanted {
+            return;
         }
-        for (kind, name) in &self.delete {
-            let _ = writeln!(text, "delete {} inet {TABLE} {name}", kind.as_str());
+        if wanted.is_interval() {
+            self.switch.push(Operation::Empty(name));
+            self.switch.push(Operation::AddEntries(name, Cow::Borrowed(wanted)));
+            return;
         }
-        text
+        let (gone, new) = (present.without(wanted), wanted.without(present));
+        if !gone.is_empty() {
+            self.switch.push(Operation::DeleteEntries(name, gone));
+        }
+        if !new.is_empty() {
+            self.switch.push(Operation::AddEntries(name, Cow::Owned(new)));
+        }
     }
 
-    fn is_base(&self, (kind, name): (Kind, &str)) -> bool {
-        kind == Kind::Chain && self.table.chains.get(name).is_some_and(|chain| chain.hook.is_some())
-    }
-
-    /// Writes objects as a table block, which adds to what is there.
-    fn block<'b>(&self, objects: impl Iterator<Item = &'b (Kind, &'b str)>) -> String {
-        let mut part = Table::default();
-        let mut empty = true;
-        for (kind, name) in objects {
-            empty = false;
-            match kind {
-                Kind::Chain => {
-                    let chain = self.table.chains.get_key_value(*name);
-                    part.chains.extend(chain.map(|(name, chain)| (name.clone(), chain.clone())));
-                }
-                Kind::Map => {
-                    let map = self.table.maps.get_key_value(*name);
-                    part.maps.extend(map.map(|(name, map)| (name.clone(), map.clone())));
-                }
-                Kind::Set => {
-                    let set = self.table.sets.get_key_value(*name);
-                    part.sets.extend(set.map(|(name, set)| (name.clone(), set.clone())));
-                }
-            }
+    fn leftovers(there: &'a Table, wanted: &Table) -> Vec<Operation<'a>> {
+        let mut operations = Vec::new();
+        for name in there.sets.keys().filter(|name| !wanted.sets.contains_key(*name)) {
+            operations.push(Operation::DeleteSet(name));
         }
-        if empty { String::new() } else { part.to_string() }
+        for name in there.maps.keys().filter(|name| !wanted.maps.contains_key(*name)) {
+            // What an entry goes to cannot be deleted before the entry.
+            operations.push(Operation::Empty(name));
+            operations.push(Operation::DeleteSet(name));
+        }
+        for name in there.chains.keys().filter(|name| !wanted.chains.contains_key(*name)) {
+            operations.push(Operation::Flush(name));
+            operations.push(Operation::DeleteChain(name));
+        }
+        deletion(&operations)
     }
 }
 
-impl Kind {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Chain => "chain",
-            Self::Map => "map",
-            Self::Set => "set",
-        }
-    }
+/// Orders deletions: references before what they refer to.
+fn deletion<'a>(operations: &[Operation<'a>]) -> Vec<Operation<'a>> {
+    let mut ordered = operations.to_vec();
+    ordered.sort_by_key(|operation| match operation {
+        Operation::Flush(_) => 0,
+        Operation::Empty(_) => 1,
+        Operation::DeleteChain(_) => 3,
+        Operation::DeleteSet(_) => 2,
+        Operation::NewTable
+        | Operation::DeleteTable
+        | Operation::NewSet(..)
+        | Operation::NewMap(..)
+        | Operation::AddMembers(..)
+        | Operation::DeleteMembers(..)
+        | Operation::AddEntries(..)
+        | Operation::DeleteEntries(..)
+        | Operation::NewChain(..)
+        | Operation::AddRules(..) => 4,
+    });
+    ordered
 }

@@ -2,7 +2,6 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
@@ -11,6 +10,7 @@ use netpol_core::net::{Intervals, PrefixSet};
 use sha2::{Digest as _, Sha256};
 
 use super::pipeline::Place;
+use super::version::{Versions, named};
 use crate::script::{AddressRange, Chain, Elements, Name, Rule, Table, Targets, Verdict};
 
 /// Up to this many sets of addresses are looked up one by one.
@@ -21,6 +21,7 @@ const LARGE: usize = 4096;
 /// The lowering's memory.
 pub(super) struct Builder<'a> {
     pub(super) ruleset: &'a Ruleset,
+    versions: &'a Versions,
     table: Table,
     /// What each pipeline became; `None` allows everything.
     pub(super) entries: BTreeMap<(PipelineId, Family, Place), Option<Verdict>>,
@@ -47,8 +48,8 @@ pub(super) enum Networks {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(ruleset: &'a Ruleset) -> Self {
-        Self { ruleset, table: Table::default(), entries: BTreeMap::new() }
+    pub(super) fn new(ruleset: &'a Ruleset, versions: &'a Versions) -> Self {
+        Self { ruleset, versions, table: Table::default(), entries: BTreeMap::new() }
     }
 
     pub(super) fn into_table(self) -> Table {
@@ -61,7 +62,7 @@ impl<'a> Builder<'a> {
         for rule in &rules {
             let _ = writeln!(text, "{rule}"); // Writing to a String cannot fail.
         }
-        let name = named(prefix, family, &text);
+        let name = named(&alloc::format!("{prefix}-{}", digit(family)), &text);
         self.table.chains.entry(name.clone()).or_insert(Chain { hook: None, rules });
         name
     }
@@ -79,7 +80,7 @@ impl<'a> Builder<'a> {
     /// Adds a map from port ranges to verdicts.
     pub(super) fn port_map(&mut self, entries: Vec<((u16, u16), Verdict)>) -> Name {
         let targets = Targets::Ports(entries);
-        let name: Name = alloc::format!("by-port-{}", digest(&alloc::format!("{targets}"))).into();
+        let name = named("by-port", &alloc::format!("{targets}"));
         self.table.maps.entry(name.clone()).or_insert(targets);
         name
     }
@@ -123,6 +124,7 @@ impl<'a> Builder<'a> {
     /// Adds the set of the addresses of one family.
     fn addresses(&mut self, name: &str, family: Family, sets: &[&PeerSet]) -> Name {
         let name: Name = alloc::format!("{name}-{}", digit(family)).into();
+        let name = self.versions.get(&name).cloned().unwrap_or(name);
         self.table.sets.entry(name.clone()).or_insert_with(|| match family {
             Family::V4 => {
                 let members = sets.iter().flat_map(|set| set.addresses.v4().iter().copied());
@@ -184,10 +186,6 @@ fn ascending<T: Ord>(mut members: Vec<T>) -> Vec<T> {
     members
 }
 
-fn named(prefix: &str, family: Family, text: &str) -> Name {
-    Arc::from(alloc::format!("{prefix}-{}-{}", digit(family), digest(text)))
-}
-
 pub(super) const fn digit(family: Family) -> char {
     match family {
         Family::V4 => '4',
@@ -196,7 +194,7 @@ pub(super) const fn digit(family: Family) -> char {
 }
 
 /// Digests content. Tenants write it, so crafted collisions must be out of reach: SHA-256, cut to 128 bits.
-fn digest(text: &str) -> String {
+pub(super) fn digest(text: &str) -> String {
     let mut digits = String::with_capacity(32);
     for byte in Sha256::digest(text.as_bytes()).iter().take(16) {
         let _ = write!(digits, "{byte:02x}"); // Writing to a String cannot fail.

@@ -10,7 +10,7 @@ use netpol_core::ir::{
 use netpol_core::model::Protocol;
 use netpol_core::net::PortSet;
 
-use super::builder::{Builder, Networks, digit};
+use super::builder::{Builder, Networks};
 use super::step::{self, Step, Who};
 use super::{TO_PODS, own_addresses};
 use crate::script::{Key, Match, Name, Rule, Statement, Verdict};
@@ -36,22 +36,12 @@ impl Place {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::Node => "node",
         }
-    }
-
-    /// Returns the name of the map from addresses to chains.
-    pub(super) fn map(self, family: Family) -> Name {
-        alloc::format!("{}-{}", self.as_str(), digit(family)).into()
-    }
-
-    /// Returns the name of the set of the addresses that are in the map.
-    pub(super) fn guard(self, family: Family) -> Name {
-        alloc::format!("{}-guard-{}", self.as_str(), digit(family)).into()
     }
 
     /// Returns what an accept of this side means.

@@ -84,6 +84,40 @@ impl Elements {
         }
     }
 
+    /// Returns whether the set holds single addresses, as sets of peers do.
+    #[cfg(feature = "apply")]
+    pub(crate) const fn is_exact_addresses(&self) -> bool {
+        match self {
+            Self::V4(_) | Self::V6(_) => true,
+            Self::V4Ranges(_)
+            | Self::V6Ranges(_)
+            | Self::Ports(_)
+            | Self::V4Pairs(_)
+            | Self::V6Pairs(_)
+            | Self::Protocols(_)
+            | Self::ProtocolPorts(_) => false,
+        }
+    }
+
+    /// Returns the members that `other` does not have. A set of another type has none of them, and ranges are compared
+    /// as a whole.
+    #[cfg(feature = "apply")]
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::V4(ours), Self::V4(theirs)) => Self::V4(difference(ours, theirs)),
+            (Self::V6(ours), Self::V6(theirs)) => Self::V6(difference(ours, theirs)),
+            (Self::V4Pairs(ours), Self::V4Pairs(theirs)) => Self::V4Pairs(difference(ours, theirs)),
+            (Self::V6Pairs(ours), Self::V6Pairs(theirs)) => Self::V6Pairs(difference(ours, theirs)),
+            (Self::Protocols(ours), Self::Protocols(theirs)) => {
+                Self::Protocols(difference(ours, theirs))
+            }
+            (Self::ProtocolPorts(ours), Self::ProtocolPorts(theirs)) => {
+                Self::ProtocolPorts(difference(ours, theirs))
+            }
+            (ours, _) => ours.clone(),
+        }
+    }
+
     /// Returns whether the address of a packet is a member.
     pub(super) fn contains_address(&self, address: IpAddr) -> bool {
         match (self, address) {
@@ -141,6 +175,32 @@ impl Targets {
         self.len() == 0
     }
 
+    /// Returns whether the map's keys are ranges.
+    #[cfg(feature = "apply")]
+    pub(crate) const fn is_interval(&self) -> bool {
+        match self {
+            Self::Ports(_) => true,
+            Self::V4(_) | Self::V6(_) => false,
+        }
+    }
+
+    /// Returns the entries that `other` does not have, or has with another verdict.
+    #[cfg(feature = "apply")]
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        fn entries<K: Copy + Ord>(
+            ours: &BTreeMap<K, Verdict>,
+            theirs: &BTreeMap<K, Verdict>,
+        ) -> BTreeMap<K, Verdict> {
+            let differs = |(key, verdict): &(&K, &Verdict)| theirs.get(key) != Some(*verdict);
+            ours.iter().filter(differs).map(|(key, verdict)| (*key, verdict.clone())).collect()
+        }
+        match (self, other) {
+            (Self::V4(ours), Self::V4(theirs)) => Self::V4(entries(ours, theirs)),
+            (Self::V6(ours), Self::V6(theirs)) => Self::V6(entries(ours, theirs)),
+            (ours, _) => ours.clone(),
+        }
+    }
+
     /// Returns the verdict for an address.
     pub(super) fn of_address(&self, address: IpAddr) -> Option<&Verdict> {
         match (self, address) {
@@ -157,4 +217,15 @@ impl Targets {
         let ((_, high), verdict) = entries.get(after.checked_sub(1)?)?;
         (port <= *high).then_some(verdict)
     }
+}
+
+/// Returns what only the first of two ascending lists has.
+#[cfg(feature = "apply")]
+fn difference<T: Copy + Ord>(ours: &[T], theirs: &[T]) -> Vec<T> {
+    let mut theirs = theirs.iter().peekable();
+    let only_ours = |member: &&T| {
+        while theirs.next_if(|other| other < member).is_some() {}
+        theirs.peek() != Some(member)
+    };
+    ours.iter().filter(only_ours).copied().collect()
 }

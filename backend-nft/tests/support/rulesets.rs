@@ -82,7 +82,8 @@ pub(crate) fn pods_selector(label: &str) -> PeerSelector {
     }
 }
 
-fn peer_sets() -> impl Strategy<Value = Vec<PeerSet>> {
+/// Random peer sets: eight of pods, six of networks.
+pub(crate) fn peer_sets() -> impl Strategy<Value = Vec<PeerSet>> {
     let members = proptest::collection::vec(proptest::sample::select(addresses()), 0..6);
     let pods = proptest::collection::vec(members, 8).prop_map(|sets| {
         let set = |(index, members): (usize, Vec<IpAddr>)| PeerSet {
@@ -183,16 +184,16 @@ fn pipeline(direction: Direction, raw: RawPipeline, sets: &[PeerSet]) -> Pipelin
     }
 }
 
-/// Random rulesets of one node, or of the cluster of two.
-pub(crate) fn rulesets() -> impl Strategy<Value = Ruleset> {
+/// Random rulesets of one node, or of the cluster of two, over the same peer sets.
+pub(crate) fn rulesets_over(sets: Vec<PeerSet>) -> impl Strategy<Value = Ruleset> {
     let pipelines = || proptest::collection::vec(raw_pipeline(), 3);
     let settings = (any::<bool>(), any::<bool>()).prop_map(|(node, other)| Settings {
         own_node_egress: if node { OwnNodeEgress::Allow } else { OwnNodeEgress::Enforce },
         other_protocols: if other { OtherProtocols::Judge } else { OtherProtocols::Pass },
     });
     let choice = proptest::collection::vec((0..4_usize, 0..4_usize), 6);
-    (peer_sets(), pipelines(), pipelines(), choice, settings, any::<bool>()).prop_map(
-        |(sets, ingress, egress, choice, settings, cluster)| {
+    (pipelines(), pipelines(), choice, settings, any::<bool>()).prop_map(
+        move |(ingress, egress, choice, settings, cluster)| {
             let make = |direction, raw: Vec<RawPipeline>| {
                 raw.into_iter()
                     .map(|raw| pipeline(direction, raw, &sets))

@@ -317,6 +317,10 @@ pub(crate) struct MatrixArgs {
     #[arg(long, value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
     pub(crate) port: Option<(Protocol, u16)>,
 
+    /// Exit with 3 if what passes between some pods hangs on addresses that the manifests do not give.
+    #[arg(long)]
+    pub(crate) strict: bool,
+
     /// The address family to show; `auto` is IPv4 if any pod has an IPv4 address.
     #[arg(long, value_enum, default_value_t = FamilyChoice::Auto, value_name = "FAMILY")]
     pub(crate) family: FamilyChoice,
@@ -383,7 +387,7 @@ pub(crate) struct LowerArgs {
 const LAB_HELP: &str = "\
 Every pod, node and some hosts outside become network namespaces of this process; nothing of the machine's own network is
 touched, and all of it is gone when the command ends. Pods without a node are spread over two, pods without address get
-stand-ins. Needs root, or a kernel that allows user namespaces, and the `nft` tool.
+stand-ins. Needs root, or a kernel that allows user namespaces, and nf_tables in the kernel.
 
 Exit codes: 0 every packet did what was expected, 1 some did not, 2 bad input or usage, 3 nothing could be enforced here
 (the expected matrix is printed all the same).

@@ -11,7 +11,7 @@ use netpol_core::model::ObjectRef;
 
 use crate::cli::FamilyChoice;
 use crate::input::Input;
-use crate::resolve::{End, EndKind, ResolveError, ResolvedFlow, Target, Targets, pod_of};
+use crate::resolve::{End, EndKind, ResolveError, ResolvedFlow, Target, Targets};
 
 /// Manifests with what they compile to, ready for flows.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +60,7 @@ impl Judge<'_> {
     pub(crate) fn judge(&self, flow: &ResolvedFlow) -> Result<Judged, ResolveError> {
         let mut doubts = Vec::new();
         let mut notes = self.end_notes(&flow.source);
+        notes.extend(flow.hint.clone());
         let (service, targets) = match &flow.targets {
             Targets::One(target) => (None, core::slice::from_ref(target)),
             Targets::Service { service, backends } => (Some(service), backends.as_slice()),
@@ -173,7 +174,14 @@ impl Judge<'_> {
 
     fn end_notes(&self, end: &End) -> Vec<String> {
         let mut notes = Vec::new();
-        let Some(pod) = pod_of(self.input, end) else { return notes };
+        let pod = match (&end.what, end.addresses.first()) {
+            (EndKind::Pod(pod), _) => Some(pod),
+            (EndKind::Address, Some(address)) => {
+                self.ruleset.owner(*address).map(|owner| &owner.pod)
+            }
+            (EndKind::Address, None) | (EndKind::Node(_), _) => None,
+        };
+        let Some(pod) = pod.and_then(|pod| self.input.cluster.pods.get(pod)) else { return notes };
         let name = &pod.meta.object;
         if pod.phase.is_finished() {
             notes.push(format!(

@@ -8,7 +8,7 @@ use netpol_core::model::Protocol;
 /// A flow, read but not yet looked up.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct FlowText {
-    /// The text exactly as it was written, without the white space around it.
+    /// The text exactly as it was written.
     pub(crate) written: String,
     pub(crate) source: EndText,
     pub(crate) destination: EndText,
@@ -113,8 +113,7 @@ enum ProtocolText {
 impl FlowText {
     /// Reads one flow.
     pub(crate) fn parse(text: &str) -> Result<Self, FlowTextError> {
-        let written = text.trim();
-        let (source, destination) = split_arrow(written)?;
+        let (source, destination) = split_arrow(text)?;
         if source.is_empty() {
             return Err(FlowTextError::EmptyEnd("source before the `->`"));
         }
@@ -130,12 +129,7 @@ impl FlowText {
         }
         let (destination_end, suffix) = parse_end(destination)?;
         let service = suffix.into_service(destination)?;
-        Ok(Self {
-            written: written.into(),
-            source: source_end,
-            destination: destination_end,
-            service,
-        })
+        Ok(Self { written: text.into(), source: source_end, destination: destination_end, service })
     }
 }
 

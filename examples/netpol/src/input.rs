@@ -3,11 +3,13 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::net::IpAddr;
+use std::collections::HashMap;
 
 use anyhow::bail;
 use netpol_core::addresses::{AddressPlan, Assigned, assign};
+use netpol_core::compile::Diagnostic;
 use netpol_core::ir;
-use netpol_core::model::Cluster;
+use netpol_core::model::{Cluster, ObjectRef};
 use netpol_k8s::manifest::{
     HostBits, Manifests, Note, ReadErrors, ReadOptions, Remark, Severity, read_paths,
 };
@@ -28,6 +30,8 @@ pub(crate) struct Input {
     pub(crate) assigned: Assigned,
     /// How many nodes the manifests declare.
     pub(crate) declared_nodes: usize,
+    /// The Service of each cluster address.
+    pub(crate) cluster_ips: HashMap<IpAddr, ObjectRef>,
 }
 
 /// Reads the manifests.
@@ -59,7 +63,11 @@ impl Input {
         let declared_nodes = cluster.nodes.len();
         let plan = AddressPlan { pod_networks: evaluation.pod_cidr.clone(), reserved, nodes };
         let assigned = assign(&mut cluster, &plan);
-        Ok(Self { cluster, notes, assigned, declared_nodes })
+        let addresses = cluster.services.iter().flat_map(|(name, service)| {
+            service.cluster_ips.iter().map(|address| (*address, name.clone()))
+        });
+        let cluster_ips = addresses.collect();
+        Ok(Self { cluster, notes, assigned, declared_nodes, cluster_ips })
     }
 
     /// Puts pods that are on no node on these, in turn.
@@ -78,9 +86,6 @@ impl Input {
         let Some(node) = node else { return Ok(ir::Scope::Cluster) };
         match self.cluster.nodes.get_key_value(node) {
             Some((name, _)) => Ok(ir::Scope::Node(name.clone())),
-            None if self.cluster.nodes.is_empty() => bail!(
-                "no node `{node}`: no manifest declares a node and no pod names one in `spec.nodeName`"
-            ),
             None => bail!(
                 "no node `{node}`; there are: {}",
                 list(self.cluster.nodes.keys().map(AsRef::as_ref))
@@ -110,13 +115,15 @@ impl Input {
         let given = self.assigned.pods.len() - stand_ins;
         if stand_ins > 0 {
             remarks.push(format!(
-                "{stand_ins} pods have no address in the manifests and got stand-ins, which match only blocks that cover a \
-                 whole family; give their network with --pod-cidr (OFF-006)"
+                "{} without address in the manifests got stand-ins, which match only blocks that cover a whole family; \
+                 give their network with --pod-cidr (OFF-006)",
+                count(stand_ins, "pod")
             ));
         }
         if given > 0 {
             remarks.push(format!(
-                "{given} pods have no address in the manifests and got one from --pod-cidr"
+                "{} without address in the manifests got one from --pod-cidr",
+                count(given, "pod")
             ));
         }
         if !self.assigned.nodes.is_empty() {
@@ -125,10 +132,9 @@ impl Input {
         }
         if !self.assigned.scheduled.is_empty() {
             let nodes = list(self.cluster.nodes.keys().map(AsRef::as_ref));
-            let pods = self.assigned.scheduled.len();
-            remarks.push(format!(
-                "{pods} pods are on no node in the manifests and were spread over {nodes}"
-            ));
+            let pods = count(self.assigned.scheduled.len(), "pod");
+            let how = if self.cluster.nodes.len() == 1 { "put on" } else { "spread over" };
+            remarks.push(format!("{pods} on no node in the manifests: {how} {nodes}"));
         }
         let mentioned: Vec<&str> = self
             .cluster
@@ -146,11 +152,22 @@ impl Input {
         remarks
     }
 
-    /// Says once, on standard error, what the reader and the address plan had to assume.
-    pub(crate) fn say_remarks(&self) {
-        for line in summary(&self.notes).into_iter().chain(self.remarks()) {
-            say(format_args!("note: {line}"));
-        }
+    /// Says once, on standard error, what the reader and the compiler remarked.
+    pub(crate) fn say_notes(&self, diagnostics: &[Diagnostic]) {
+        summary(&self.notes).iter().for_each(|note| say(format_args!("note: {note}")));
+        diagnostics.iter().for_each(|diagnostic| say(format_args!("note: {diagnostic}")));
+    }
+}
+
+/// A number of things, `1 pod` or `2 pods`.
+pub(crate) fn count(number: usize, singular: &str) -> String {
+    match (number, singular.strip_suffix('y')) {
+        (1, _) => format!("1 {singular}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => match singular.split_once(" or ") {
+            Some((one, other)) => format!("{number} {one}s or {other}s"),
+            None => format!("{number} {singular}s"),
+        },
     }
 }
 
@@ -195,12 +212,12 @@ fn summary(notes: &[Note]) -> Vec<String> {
         }
     }
     if !skipped.is_empty() {
-        let count: usize = skipped.values().sum();
+        let objects = count(skipped.values().sum(), "object");
         let kinds: Vec<String> =
             skipped.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
         let kinds = list(kinds.iter().map(String::as_str));
         lines.push(format!(
-            "skipped {count} objects that say nothing about network policy: {kinds} (OFF-005)"
+            "skipped {objects} that say nothing about network policy: {kinds} (OFF-005)"
         ));
     }
     lines

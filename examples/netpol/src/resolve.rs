@@ -1,6 +1,6 @@
 //! From names to addresses: the ends of a flow looked up in the cluster.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,6 +20,8 @@ pub(crate) use error::ResolveError;
 pub(crate) struct ResolvedFlow {
     pub(crate) source: End,
     pub(crate) targets: Targets,
+    /// What the author of the flow may have meant instead.
+    pub(crate) hint: Option<String>,
 }
 
 /// Where a flow goes.
@@ -123,7 +125,39 @@ pub(crate) fn resolve(
             service::targets(input, service, &flow.service)?
         }
     };
-    Ok(ResolvedFlow { source, targets })
+    let hint = service_meant(input, default_namespace, flow, &targets);
+    Ok(ResolvedFlow { source, targets, hint })
+}
+
+/// Pods and Services often share a name, and Services often have ports that their pods do not.
+fn service_meant(
+    input: &Input,
+    default_namespace: &str,
+    flow: &FlowText,
+    targets: &Targets,
+) -> Option<String> {
+    let (EndText::Named { namespace, name, kind: None }, Targets::One(target)) =
+        (&flow.destination, targets)
+    else {
+        return None;
+    };
+    let (EndKind::Pod(pod), Wanted::Port(protocol, number)) = (&target.end.what, target.wanted)
+    else {
+        return None;
+    };
+    let service = ObjectRef::new(namespace.as_deref().unwrap_or(default_namespace), name);
+    let forwards = input.cluster.services.get(&service)?.ports.iter();
+    let mut forwards =
+        forwards.filter(|port| port.port.get() == number && port.protocol == protocol);
+    let pod = input.cluster.pods.get(pod)?;
+    let mut declared = pod.resolvable_ports();
+    if declared.any(|port| port.port.get() == number && port.protocol == protocol) {
+        return None;
+    }
+    forwards.next()?;
+    Some(format!(
+        "judged at port {number} of the pod; Service {service} has that port too, and `svc/{service}:{number}` judges it"
+    ))
 }
 
 fn address_end(address: IpAddr) -> End {
@@ -155,11 +189,10 @@ fn find_pod<'a>(
         let own = pod.workload.as_ref().map_or("Pod", |workload| workload.kind.as_str());
         own.eq_ignore_ascii_case(kind)
     };
-    let in_namespace = pods.values().filter(|pod| *pod.meta.object.namespace == *namespace);
-    let workloads: Vec<&Pod> = in_namespace
-        .clone()
-        .filter(|pod| pod.workload.as_ref().is_some_and(|workload| *workload.name == *name))
-        .collect();
+    // The reader calls two workloads of one name `name` and `name-kind`.
+    let of_name =
+        |pod: &&Pod| pod.workload.as_ref().is_some_and(|workload| *workload.name == *name);
+    let workloads: Vec<&Pod> = pods_named(pods, namespace, name).filter(of_name).collect();
     let found = match kind {
         Some(kind) => exact
             .filter(|pod| is_kind(pod, kind))
@@ -185,7 +218,8 @@ fn find_pod<'a>(
             Some(kind) => format!("{namespace}/{name}[{kind}]"),
             None => format!("{namespace}/{name}"),
         };
-        let all: Vec<&str> = in_namespace.map(|pod| pod.meta.object.name.as_ref()).collect();
+        let all: Vec<&str> =
+            pods_named(pods, namespace, "").map(|pod| pod.meta.object.name.as_ref()).collect();
         let near: Vec<&str> = all.iter().copied().filter(|other| other.contains(name)).collect();
         let elsewhere: BTreeSet<String> = pods
             .keys()
@@ -204,6 +238,20 @@ fn find_pod<'a>(
             format!("pods there: {}", list(all))
         };
         ResolveError::UnknownPod { pod: wanted, known }
+    })
+}
+
+/// The pods of a namespace whose names begin with `name`.
+fn pods_named<'a>(
+    pods: &'a BTreeMap<ObjectRef, Pod>,
+    namespace: &str,
+    name: &str,
+) -> impl Iterator<Item = &'a Pod> {
+    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+    let from = pods.range(ObjectRef::new(&namespace, &name)..).map(|(_, pod)| pod);
+    from.take_while(move |pod| {
+        let ObjectRef { namespace: own, name: full } = &pod.meta.object;
+        **own == *namespace && full.starts_with(&name)
     })
 }
 
@@ -235,7 +283,7 @@ fn to_end(input: &Input, end: End, service: &ServiceText) -> Result<Target, Reso
 }
 
 /// The pod at an end: by name, or by an address that a pod has.
-pub(crate) fn pod_of<'a>(input: &'a Input, end: &End) -> Option<&'a Pod> {
+fn pod_of<'a>(input: &'a Input, end: &End) -> Option<&'a Pod> {
     match &end.what {
         EndKind::Pod(pod) => input.cluster.pods.get(pod),
         EndKind::Address => {

@@ -6,16 +6,16 @@ use core::time::Duration;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use netpol_core::backend::{Dataplane, SyncError};
+use netpol_core::backend::SyncError;
 use netpol_core::compile::{Compiled, Diagnostic, Options, compile};
 use netpol_core::ir::{OwnNodeEgress, Ruleset, Scope, Settings};
 use netpol_core::model::Cluster;
 use netpol_k8s::watch::{Change, Event, Failure, Watch};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant as Moment, sleep_until};
+use tokio::time::{Instant as Moment, MissedTickBehavior, sleep_until};
 
 use crate::cli::{BackendName, OwnNode, RunArgs};
-use crate::dataplane;
+use crate::dataplane::{self, Kernel};
 use crate::state::State;
 use crate::status::Shared;
 
@@ -26,21 +26,22 @@ const BATCH: usize = 10_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often the loop shows that it turns although nothing happens.
-const BEAT: Duration = Duration::from_secs(5);
-
 pub(crate) struct Agent {
     options: Options,
     backend: BackendName,
     resync: Duration,
+    /// How often the kernel is asked whether somebody wrote.
+    drift_check: Duration,
     mode: Mode,
     ends_after_first: bool,
     shared: Arc<Shared>,
     state: State,
     /// Away while it works.
-    dataplane: Option<Box<dyn Dataplane + Send>>,
+    dataplane: Option<Box<dyn Kernel>>,
     /// What was enforced last.
     enforced: Option<Ruleset>,
+    /// The kernel's generation after that.
+    generation: Option<u32>,
     told: BTreeSet<Diagnostic>,
     failures: u32,
     /// When the kernel is looked at next: to try again, or to make it agree again.
@@ -57,15 +58,21 @@ enum Mode {
 /// What came of one attempt.
 struct Attempt {
     cluster: Cluster,
-    dataplane: Box<dyn Dataplane + Send>,
+    dataplane: Box<dyn Kernel>,
     compiled: Compiled,
     compile_time: Duration,
     sync_time: Duration,
     outcome: Result<(), SyncError>,
+    /// The kernel's generation before and after.
+    generations: (Option<u32>, Option<u32>),
 }
 
 impl Agent {
-    pub(crate) fn new(args: &RunArgs, shared: Arc<Shared>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        args: &RunArgs,
+        shared: Arc<Shared>,
+        dataplane: Box<dyn Kernel>,
+    ) -> anyhow::Result<Self> {
         if args.node_name.is_empty() {
             bail!("`--node-name` or the environment variable `NODE_NAME` is needed");
         }
@@ -80,12 +87,14 @@ impl Agent {
             },
             backend: args.backend,
             resync: args.resync,
+            drift_check: args.drift_check,
             mode: if args.dry_run { Mode::Print } else { Mode::Enforce },
             ends_after_first: args.once,
             shared,
             state: State::default(),
-            dataplane: Some(dataplane::open(args.backend)),
+            dataplane: Some(dataplane),
             enforced: None,
+            generation: None,
             told: BTreeSet::new(),
             failures: 0,
             next: Moment::now(),
@@ -96,6 +105,8 @@ impl Agent {
     pub(crate) async fn run(mut self, client: kube::Client) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut drift = tokio::time::interval(self.drift_check);
+        drift.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = Watch::start(client, netpol_k8s::watch::Options::default());
         tracing::info!(scope = ?self.options.scope, "listing; the rules found from before stay in force");
         loop {
@@ -110,7 +121,12 @@ impl Agent {
                     }
                 }
                 () = sleep_until(self.next), if self.state.is_synced => {}
-                () = tokio::time::sleep(BEAT) => continue,
+                _ = drift.tick() => {
+                    if self.failures > 0 || !self.somebody_wrote() {
+                        continue;
+                    }
+                    self.next = Moment::now();
+                }
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
@@ -124,6 +140,13 @@ impl Agent {
         }
         tracing::info!("ending; the rules stay in force");
         Ok(())
+    }
+
+    /// Whether anybody wrote to the kernel since the last attempt; if so, the rules are looked at again.
+    fn somebody_wrote(&mut self) -> bool {
+        let kernel = self.dataplane.as_mut().filter(|_| self.mode == Mode::Enforce);
+        let now = kernel.and_then(|kernel| kernel.generation().ok()).flatten();
+        self.enforced.is_some() && now.is_some() && now != self.generation
     }
 
     fn take(&mut self, event: Event) {
@@ -193,8 +216,14 @@ impl Agent {
         let failure = match attempt.outcome {
             Ok(()) => {
                 metrics.synced(attempt.sync_time, "enforced");
+                let (before, after) = attempt.generations;
+                self.generation = after;
                 if is_resync && self.failures == 0 {
                     metrics.resynced();
+                    if before != after {
+                        metrics.repaired();
+                        tracing::warn!("another program had changed the rules; they are back");
+                    }
                 }
                 if let Some(oldest) = oldest {
                     metrics.enforced(oldest.elapsed());
@@ -234,7 +263,7 @@ impl Agent {
 
 fn attempt(
     cluster: Cluster,
-    mut dataplane: Box<dyn Dataplane + Send>,
+    mut dataplane: Box<dyn Kernel>,
     options: &Options,
     mode: Mode,
     backend: BackendName,
@@ -244,6 +273,10 @@ fn attempt(
     let began = Instant::now();
     let compiled = compile(&cluster, options);
     let compile_time = began.elapsed();
+    let before = match mode {
+        Mode::Enforce => dataplane.generation().ok().flatten(),
+        Mode::Print => None,
+    };
     let began = Instant::now();
     let is_same = last == Some(&compiled.ruleset);
     let outcome = match mode {
@@ -256,7 +289,12 @@ fn attempt(
             .map_err(SyncError::from),
     };
     let sync_time = began.elapsed();
-    Attempt { cluster, dataplane, compiled, compile_time, sync_time, outcome }
+    let after = match mode {
+        Mode::Enforce => dataplane.generation().ok().flatten(),
+        Mode::Print => None,
+    };
+    let generations = (before, after);
+    Attempt { cluster, dataplane, compiled, compile_time, sync_time, outcome, generations }
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a dry run")]
@@ -287,5 +325,80 @@ const fn kind_of(change: &Change) -> Option<netpol_core::model::Kind> {
             Some(Kind::ClusterNetworkPolicy)
         }
         Change::InSync => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+
+    use alloc::sync::Arc;
+    use clap::Parser as _;
+    use netpol_core::backend::{Dataplane, SyncError};
+    use netpol_core::ir::Ruleset;
+    use netpol_k8s::watch::Change;
+
+    use super::Agent;
+    use crate::cli::Cli;
+    use crate::dataplane::Kernel;
+    use crate::status::Shared;
+
+    /// Fails until told otherwise.
+    #[derive(Debug)]
+    struct Failing(Arc<AtomicBool>);
+
+    impl Kernel for Failing {
+        fn generation(&mut self) -> Result<Option<u32>, SyncError> {
+            Ok(None)
+        }
+    }
+
+    impl Dataplane for Failing {
+        fn sync(&mut self, _: &Ruleset) -> Result<(), SyncError> {
+            if self.0.load(Ordering::Relaxed) {
+                return Err(SyncError::refused("table inet netpol", "no memory"));
+            }
+            Ok(())
+        }
+
+        fn remove(&mut self) -> Result<(), SyncError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_and_tried_again_after_growing_pauses_until_it_is_over() {
+        let cli = Cli::parse_from(["netpol-agent", "--node-name", "n"]);
+        let (fails, shared) = (Arc::new(AtomicBool::new(true)), Shared::new());
+        let dataplane = Box::new(Failing(fails.clone()));
+        let mut agent = Agent::new(&cli.run, shared.clone(), dataplane).unwrap();
+        let heard = Instant::now();
+        agent.state.take(Change::InSync, heard);
+        shared.status().is_synced = true;
+        let mut pauses = vec![];
+        for _ in 0..8 {
+            agent.enforce().await.unwrap();
+            pauses.push(agent.next.saturating_duration_since(tokio::time::Instant::now()));
+        }
+        assert!(pauses[0] <= Duration::from_millis(100), "{pauses:?}");
+        assert!(pauses[3] > Duration::from_millis(700), "{pauses:?}");
+        assert!(pauses[7] <= Duration::from_secs(5), "{pauses:?}");
+        let complaints = shared.status().complaints();
+        let told =
+            "the last attempt to enforce failed: the kernel refused table inet netpol: no memory";
+        assert_eq!(complaints, [told]);
+        assert_eq!(shared.status().oldest, Some(heard), "what waits is the change heard first");
+        fails.store(false, Ordering::Relaxed);
+        agent.enforce().await.unwrap();
+        assert_eq!(shared.status().complaints(), Vec::<String>::new());
+        assert_eq!(shared.status().oldest, None);
+        let metrics = shared.metrics.text(&shared.status());
+        assert!(metrics.contains("netpol_agent_applies_total{outcome=\"failed\"} 8"), "{metrics}");
+        assert!(
+            metrics.contains("netpol_agent_applies_total{outcome=\"enforced\"} 1"),
+            "{metrics}"
+        );
     }
 }

@@ -66,8 +66,12 @@ pub(crate) struct RunArgs {
     pub(crate) listen: Option<SocketAddr>,
 
     /// How often the kernel is made to agree again although nothing changed, such as `500ms`, `10s` or `5m`.
-    #[arg(long, env = "NETPOL_RESYNC", value_parser = duration, default_value = "10s")]
+    #[arg(long, env = "NETPOL_RESYNC", value_parser = duration, default_value = "1m")]
     pub(crate) resync: Duration,
+
+    /// How often the kernel is asked whether another program wrote, where it can tell.
+    #[arg(long, env = "NETPOL_DRIFT_CHECK", value_parser = duration, default_value = "500ms")]
+    pub(crate) drift_check: Duration,
 
     /// Print the program whenever it changes, and leave the kernel alone.
     #[arg(long, env = "NETPOL_DRY_RUN")]

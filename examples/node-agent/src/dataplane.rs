@@ -1,12 +1,24 @@
 //! The backends by name. Nothing else here knows which there are.
 
-use netpol_core::backend::{Backend as _, Dataplane, LowerError};
+use netpol_core::backend::{Backend as _, Dataplane, LowerError, SyncError};
 use netpol_core::ir::Ruleset;
 use netpol_nft::{Nft, NftDataplane};
 
 use crate::cli::BackendName;
 
-pub(crate) fn open(name: BackendName) -> Box<dyn Dataplane + Send> {
+/// A dataplane of which the agent can tell whether somebody else has a hand in it.
+pub(crate) trait Kernel: Dataplane + Send {
+    /// Returns a number that changes with every write of anybody's, where the kernel keeps one.
+    fn generation(&mut self) -> Result<Option<u32>, SyncError>;
+}
+
+impl Kernel for NftDataplane {
+    fn generation(&mut self) -> Result<Option<u32>, SyncError> {
+        Self::generation(self).map(Some)
+    }
+}
+
+pub(crate) fn open(name: BackendName) -> Box<dyn Kernel> {
     match name {
         BackendName::Auto | BackendName::Nft => Box::new(NftDataplane::new()),
     }

@@ -63,7 +63,7 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
             tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
             tokio::spawn(http::serve(listener, shared.clone()));
         }
-        Agent::new(args, shared)?.run(client).await
+        Agent::new(args, shared, dataplane::open(args.backend))?.run(client).await
     })
 }
 

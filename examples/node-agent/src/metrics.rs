@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     oddities: Family<Labels, Counter>,
     applies: Family<Labels, Counter>,
     resyncs: Counter,
+    repairs: Counter,
 }
 
 impl Metrics {
@@ -60,6 +61,7 @@ impl Metrics {
             oddities: Family::default(),
             applies: Family::default(),
             resyncs: Counter::default(),
+            repairs: Counter::default(),
         };
         metrics.register();
         metrics
@@ -91,6 +93,8 @@ impl Metrics {
         registry.register("applies", applies, self.applies.clone());
         let resyncs = "Times the kernel was made to agree again although nothing had changed";
         registry.register("resyncs", resyncs, self.resyncs.clone());
+        let repairs = "Times that another program had changed the rules and they were put back";
+        registry.register("drift_repairs", repairs, self.repairs.clone());
         let info = prometheus_client::metrics::info::Info::new(vec![(
             "version",
             env!("CARGO_PKG_VERSION"),
@@ -151,6 +155,10 @@ impl Metrics {
 
     pub(crate) fn resynced(&self) {
         self.resyncs.inc();
+    }
+
+    pub(crate) fn repaired(&self) {
+        self.repairs.inc();
     }
 }
 

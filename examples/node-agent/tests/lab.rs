@@ -15,6 +15,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::RwLock;
 use std::time::Instant;
 
 use netpol_conformance::api_server::{ApiServer, Fault, Options};
@@ -24,6 +25,10 @@ use netpol_conformance::netlab::kernel_test;
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::{Cluster, Container, Namespace, Node, Phase, Pod};
 use serde_json::{Value, json};
+
+/// Held while a process is started, and shared while packets are sent: between fork and exec a child holds copies of the
+/// sockets of every other test, and a port that is listened on cannot be listened on again.
+static STARTING: RwLock<()> = RwLock::new(());
 
 /// Where each agent answers, in its node's own network namespace.
 const STATUS: ([u8; 4], u16) = ([127, 0, 0, 1], 9099);
@@ -77,13 +82,14 @@ impl Fleet {
         let command = || {
             Command::new(env!("CARGO_BIN_EXE_netpol-agent"))
                 .args(["--node-name", &agent.node, "--listen", "127.0.0.1:9099"])
-                .args(["--resync", "200ms", "--log", "debug,hyper=info,tower=info,kube=info"])
+                .args(["--resync", "10m", "--log", "debug,hyper=info,tower=info,kube=info"])
                 .arg("--kubeconfig")
                 .arg(&agent.kubeconfig)
                 .stdin(Stdio::null())
                 .stderr(log)
                 .spawn()
         };
+        let _starting = STARTING.write();
         agent.process = Some(self.exam.lab().in_node(&agent.node, command).unwrap().unwrap());
     }
 
@@ -135,11 +141,16 @@ impl Fleet {
         self.create(base.clone());
     }
 
+    fn send(&self, flows: &[Flow]) -> Report {
+        let _starting = STARTING.read();
+        self.exam.ask(&self.cluster, flows).unwrap()
+    }
+
     /// Waits until packets do what they must.
     fn until_right(&self, what: &str, flows: &[Flow]) -> Report {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            let report = self.exam.ask(&self.cluster, flows).unwrap();
+            let report = self.send(flows);
             if report.wrong.is_empty() {
                 return report;
             }
@@ -152,7 +163,7 @@ impl Fleet {
 
     /// What packets do now must be right at once.
     fn is_right(&self, what: &str, flows: &[Flow]) {
-        let report = self.exam.ask(&self.cluster, flows).unwrap();
+        let report = self.send(flows);
         let wrong: Vec<String> = report.wrong.iter().map(ToString::to_string).collect();
         assert!(wrong.is_empty(), "{what}:\n{}\n{}", wrong.join("\n"), self.logs());
         assert!(report.denied > 0, "{what}: nothing is denied");
@@ -194,8 +205,15 @@ impl Fleet {
 
     /// Runs a command in a node.
     fn run(&self, agent: usize, program: &str, arguments: &[&str]) -> String {
-        let run = || Command::new(program).args(arguments).output().unwrap();
-        let output = self.exam.lab().in_node(&self.agents[agent].node, run).unwrap();
+        let start = || {
+            let (stdout, stderr) = (Stdio::piped(), Stdio::piped());
+            let mut command = Command::new(program);
+            command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn()
+        };
+        let starting = STARTING.write();
+        let child = self.exam.lab().in_node(&self.agents[agent].node, start).unwrap().unwrap();
+        drop(starting);
+        let output = child.wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{program} {arguments:?}: {told}");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -395,7 +413,13 @@ fn what_another_program_takes_away_comes_back_and_removal_is_complete() {
         fleet.step(&step);
         fleet.until_right("before", &flows);
         fleet.run(0, "nft", &["delete", "table", "inet", "netpol"]);
-        fleet.until_right("after the loss", &flows);
+        fleet.until_says(0, "/metrics", "netpol_agent_drift_repairs_total 1");
+        fleet.is_right("after the loss", &flows);
+        // What others do elsewhere is no drift.
+        fleet.run(0, "nft", &["add", "table", "inet", "other"]);
+        fleet.until_says(0, "/metrics", "netpol_agent_resyncs_total 2");
+        assert!(fleet.ask(0, "/metrics").contains("netpol_agent_drift_repairs_total 1"));
+        fleet.run(0, "nft", &["delete", "table", "inet", "other"]);
         // SIGTERM leaves the rules; `remove` does not.
         let mut process = fleet.agents[0].process.take().unwrap();
         fleet.run(0, "kill", &["-TERM", &process.id().to_string()]);

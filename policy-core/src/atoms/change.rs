@@ -104,7 +104,7 @@ impl Classes {
         }
         let next = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         let number = self.vacant.pop_first().unwrap_or(next);
-        let slot = Some(Slot { networks: set.networks.clone(), holds: Vec::new() });
+        let slot = Some(Slot { id, networks: set.networks.clone(), holds: Vec::new() });
         match self.slots.get_mut(index(number)) {
             Some(place) => *place = slot,
             None => self.slots.push(slot),

@@ -39,14 +39,16 @@ impl fmt::Display for ClassId {
 /// All addresses of both families, partitioned into classes: two addresses are of one class exactly if the same of the
 /// peer sets in use hold both.
 ///
-/// The number of classes follows the sets in use, not the labels in the cluster. A look-up asks the table of exact
+/// The number of classes follows the sets in use, not the labels in the cluster. Memory follows the addresses, and for
+/// each class the sets that hold it: thousands of wide ranges that overlap everywhere cost their square. A look-up asks the table of exact
 /// addresses first, then the ranges; both are disjoint in themselves. Numbers are a function of the sets for
 /// [`Classes::new`], and of the sets and the changes since afterwards.
 ///
 /// INVARIANT (union): an address's class has the members of its exact sets and of its range; upheld by every change.
 #[derive(Clone, Debug)]
 pub struct Classes {
-    pub(super) sets: BTreeMap<PeerSetId, u32>,
+    /// Look-up only, never iterated, so that order cannot leak.
+    pub(super) sets: HashMap<PeerSetId, u32>,
     /// By set index; `None` for indexes without a set.
     pub(super) slots: Vec<Option<Slot>>,
     /// Indexes without a set, for the next one.
@@ -66,6 +68,7 @@ pub struct Classes {
 /// A set in use.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
+    pub(super) id: PeerSetId,
     pub(super) networks: PrefixSet,
     /// The classes that it holds, ascending.
     pub(super) holds: Vec<u32>,
@@ -117,11 +120,11 @@ impl Classes {
             exact.push((address, Placed { group, class }));
         }
 
-        let slot = |(_, content): (u32, &&PeerSet)| {
-            Some(Slot { networks: content.networks.clone(), holds: Vec::new() })
-        };
+        let slots = sets.iter().map(|(id, content)| {
+            Some(Slot { id: *id, networks: content.networks.clone(), holds: Vec::new() })
+        });
         let mut built = Self {
-            slots: numbered().map(slot).collect(),
+            slots: slots.collect(),
             sets: sets.keys().copied().zip(0_u32..).collect(),
             vacant: BTreeSet::new(),
             departed: Vec::new(),
@@ -189,12 +192,8 @@ impl Classes {
     /// Returns the sets that hold a class, ascending.
     #[must_use]
     pub fn sets_of(&self, class: ClassId) -> BTreeSet<PeerSetId> {
-        let vector = self.classes.vector(class.0);
-        self.sets
-            .iter()
-            .filter(|(_, set)| vector.binary_search(set).is_ok())
-            .map(|(id, _)| *id)
-            .collect()
+        let slots = self.classes.vector(class.0).iter().map(|set| self.slots.get(index(*set)));
+        slots.flatten().flatten().map(|slot| slot.id).collect()
     }
 
     /// Returns the classes that a set holds, ascending.

@@ -71,9 +71,10 @@ fn check(pipeline: &Pipeline, classes: &Classes, class: ClassId, expect: &str) {
     let atoms = Atoms::unbounded(pipeline, Settings::default(), classes);
     let pieces = atoms.pieces(class, Situation::Ordinary);
     let told = pieces.ports().iter().filter(|piece| piece.protocol == Protocol::Tcp).map(|piece| {
-        let by = match &piece.decision.reason {
-            Reason::Rule(origin) => alloc::format!("{}", origin.rule),
-            other => other.to_string(),
+        let by = if let Reason::Rule(origin) = &piece.decision.reason {
+            alloc::format!("{}", origin.rule)
+        } else {
+            piece.decision.reason.to_string()
         };
         alloc::format!("{}-{} {} by {by}", piece.low, piece.high, piece.decision.verdict)
     });
@@ -197,4 +198,19 @@ fn what_exceeds_the_bound_comes_as_a_list_with_the_numbers() {
     let decision = fallback.ordinary.decide(Transport::Port(Protocol::Tcp, 80), |_| true);
     assert_eq!(decision.verdict, Verdict::Allow);
     assert!(Atoms::new(&pipeline, Settings::default(), &classes, Bound { max_pieces: 20 }).is_ok());
+}
+
+#[test]
+fn a_number_admitted_again_loses_what_it_meant_before() {
+    let mut classes = classes(&[("a", set(&["10.0.0.1"], &[])), ("b", set(&[], &[]))]);
+    let pipeline = pipeline(Vec::new(), vec![rule(Action::Accept, Some("a"), &[])]);
+    let mut atoms = Atoms::unbounded(&pipeline, Settings::default(), &classes);
+    let before = classes.class_of(address("10.0.0.1"));
+    classes.leave(address("10.0.0.1"), id("a")).unwrap();
+    classes.recycle();
+    classes.join(address("10.0.0.1"), id("b")).unwrap();
+    assert_eq!(classes.class_of(address("10.0.0.1")), before);
+    assert_eq!(atoms.pieces(before, Situation::Ordinary).others().verdict, Verdict::Allow);
+    atoms.admit(before, &classes);
+    assert_eq!(atoms.pieces(before, Situation::Ordinary).others().verdict, Verdict::Deny);
 }

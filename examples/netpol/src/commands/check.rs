@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Session;
 use crate::cli::{CheckArgs, TextOrJson};
-use crate::input::read;
+use crate::input::{count, read};
 use crate::outcome::Outcome;
 use crate::output::Style;
 
@@ -201,15 +201,4 @@ fn finding_of_note(note: &Note) -> Finding {
     let message = note.to_string();
     let finding = Finding::at(message, &note.file, note.position, note.object.as_ref(), &note.path);
     Finding { id: note.remark.id(), ..finding }
-}
-
-fn count(number: usize, singular: &str) -> String {
-    match (number, singular.strip_suffix('y')) {
-        (1, _) => format!("1 {singular}"),
-        (_, Some(stem)) => format!("{number} {stem}ies"),
-        (_, None) => match singular.split_once(" or ") {
-            Some((one, other)) => format!("{number} {one}s or {other}s"),
-            None => format!("{number} {singular}s"),
-        },
-    }
 }

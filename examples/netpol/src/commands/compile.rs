@@ -19,15 +19,21 @@ pub(crate) fn compile_scope(
     evaluation: &EvaluationArgs,
     node: Option<&str>,
 ) -> anyhow::Result<Ruleset> {
-    let input = Input::load(input, evaluation, Vec::new(), Vec::new())?;
+    let mut input = Input::load(input, evaluation, Vec::new(), Vec::new())?;
+    if let Some(node) = node
+        && input.cluster.nodes.is_empty()
+    {
+        // Manifests that know no node at all are asked as if that one were the whole cluster.
+        input = input.schedule(vec![node.into()], Vec::new());
+    }
     let scope = input.scope(node)?;
     let compiled = {
         let _progress = Progress::start("compiling policies");
         compile(&input.cluster, &Options { scope, settings: settings(evaluation) })
     };
     if !session.quiet {
-        input.say_remarks();
-        compiled.diagnostics.iter().for_each(|diagnostic| say(format_args!("note: {diagnostic}")));
+        input.say_notes(&compiled.diagnostics);
+        input.remarks().iter().for_each(|remark| say(format_args!("note: {remark}")));
     }
     Ok(compiled.ruleset)
 }

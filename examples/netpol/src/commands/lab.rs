@@ -6,7 +6,7 @@ mod report;
 
 use alloc::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use netpol_conformance::exam::{Exam, ExamError, traffic};
 use netpol_conformance::netlab::{Availability, Observation, Patience, Probe};
 use netpol_core::backend::{Dataplane, SyncError};
@@ -65,6 +65,9 @@ pub(crate) fn run(session: Session, args: &LabArgs) -> anyhow::Result<Outcome> {
         let judge = Judge { input: &input, ruleset: &ruleset, family: FamilyChoice::Auto };
         given(&judge_all(&judge, &args.input.namespace, &written)?)
     };
+    if trials.is_empty() {
+        bail!("no pods in these manifests, so there is nothing to send");
+    }
     let mut report = Report { backend: args.backend, privilege: None, failure: None };
     let mut lab = None;
     match privilege {

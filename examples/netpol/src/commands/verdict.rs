@@ -39,14 +39,26 @@ pub(crate) fn compile_cluster(
     input: &Input,
     evaluation: &EvaluationArgs,
 ) -> Ruleset {
+    let ruleset = compile_quietly(session, input, evaluation);
+    if !session.quiet {
+        input.remarks().iter().for_each(|remark| say(format_args!("note: {remark}")));
+    }
+    ruleset
+}
+
+/// As [`compile_cluster`], for a command whose answer itself says what was made up.
+pub(crate) fn compile_quietly(
+    session: Session,
+    input: &Input,
+    evaluation: &EvaluationArgs,
+) -> Ruleset {
     let options = Options { scope: Scope::Cluster, settings: settings(evaluation) };
     let compiled = {
         let _progress = Progress::start("compiling policies");
         compile(&input.cluster, &options)
     };
     if !session.quiet {
-        input.say_remarks();
-        compiled.diagnostics.iter().for_each(|diagnostic| say(format_args!("note: {diagnostic}")));
+        input.say_notes(&compiled.diagnostics);
     }
     compiled.ruleset
 }
@@ -121,8 +133,9 @@ pub(crate) fn flows(
             std::fs::read_to_string(file).with_context(|| format!("flows in `{file}`"))?
         };
         let lines = text.lines().enumerate();
-        let lines = lines.map(|(number, line)| (number.saturating_add(1), line.trim()));
-        let flows = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let lines = lines.map(|(number, line)| (number.saturating_add(1), line));
+        let is_flow = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        let flows = lines.filter(|(_, line)| is_flow(line));
         texts.extend(flows.map(|(number, line)| (format!("{file}:{number}: "), line.to_owned())));
     }
     if texts.is_empty() && need == Need::Some {

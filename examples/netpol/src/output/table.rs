@@ -38,3 +38,12 @@ impl fmt::Display for Table {
         Ok(())
     }
 }
+
+/// Names the things of a legend: A, B, … Z, AA, AB, …
+pub(crate) fn letter(index: u32) -> String {
+    let last = char::from_u32(u32::from('A') + index % 26).unwrap_or('A');
+    match index / 26 {
+        0 => last.to_string(),
+        more => letter(more - 1) + &last.to_string(),
+    }
+}

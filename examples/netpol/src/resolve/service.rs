@@ -23,7 +23,7 @@ pub(super) fn find<'a>(input: &'a Input, name: &ObjectRef) -> Result<&'a Service
 
 /// Returns the Service whose cluster address this is.
 pub(super) fn with_cluster_ip(input: &Input, address: IpAddr) -> Option<&Service> {
-    input.cluster.services.values().find(|service| service.cluster_ips.contains(&address))
+    input.cluster.services.get(input.cluster_ips.get(&address)?)
 }
 
 pub(super) fn targets(

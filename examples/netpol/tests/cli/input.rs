@@ -58,7 +58,7 @@ fn kinds_that_say_nothing_about_policy_are_skipped_with_one_note() {
                ingress   allow not isolated
         [stderr]
         note: skipped 2 objects that say nothing about network policy: ConfigMap (1), Secret (1) (OFF-005)
-        note: 1 pods have no address in the manifests and got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+        note: 1 pod without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
         note: namespaces without manifest, taken to have no labels of their own: shop (OFF-003)
         [exit 0]
     "#]].assert_eq(&run.all());

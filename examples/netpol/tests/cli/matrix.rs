@@ -18,37 +18,39 @@ fn the_matrix_of_the_shop() {
     check(
         &[],
         &expect![[r#"
-        who reaches whom (IPv4)
-            from \ to                          1  2  3  4  5  6    7    8  9    10  11   12
-        1   backend/api[Deployment]               .  C  D  .  B    .    .  .    .   .    .
-        2   backend/worker[Deployment]         .     .  D  .  B    .    .  .    .   .    A
-        3   data/postgres[StatefulSet]         .  .     .  .  B    .    .  .    .   .    .
-        4   data/redis[StatefulSet]            .  .  .     .  B    .    .  .    .   .    .
-        5   edge/gateway[Deployment]           .  .  .  .     B    .    F  .    .   .    .
-        6   kube-system/coredns[Deployment]    .  .  .  .  G       all  .  all  .   all  all
-        7   monitoring/prometheus[Deployment]  I  I  K  .  H  all       J  all  .   all  all
-        8   storefront/web[Deployment]         E  .  .  .  .  B    .       .    .   .    .
-        9   0.0.0.0-169.254.169.253 (+4)       .  .  .  .  G  all  all  .
-        10  169.254.169.254/32                 .  .  .  .  G  all  all  .
-        11  198.51.100.0/24                    .  .  .  .  .  all  all  .
-        12  203.0.113.0/26 (+1)                .  .  .  .  G  all  all  .
+            who reaches whom (IPv4)
+                from \ to                          1  2  3  4  5  6    7    8  9    10  11   12
+            1   backend/api[Deployment]               .  C  D  .  B    .    .  .    .   .    .
+            2   backend/worker[Deployment]         .     .  D  .  B    .    .  .    .   .    A
+            3   data/postgres[StatefulSet]         .  .     .  .  B    .    .  .    .   .    .
+            4   data/redis[StatefulSet]            .  .  .     .  B    .    .  .    .   .    .
+            5   edge/gateway[Deployment]           .  .  .  .     B    .    F  .    .   .    .
+            6   kube-system/coredns[Deployment]    .  .  .  .  G       all  .  all  .   all  all
+            7   monitoring/prometheus[Deployment]  I  I  K  .  H  all       J  all  .   all  all
+            8   storefront/web[Deployment]         E  .  .  .  .  B    .       .    .   .    .
+            9   0.0.0.0-169.254.169.253 (+4)       .  .  .  .  G  all  all  .
+            10  169.254.169.254/32                 .  .  .  .  G  all  all  .
+            11  198.51.100.0/24                    .  .  .  .  .  all  all  .
+            12  203.0.113.0/26 (+1)                .  .  .  .  G  all  all  .
 
-          A  TCP 443
-          B  TCP 53 UDP 53
-          C  TCP 5432
-          D  TCP 6379
-          E  TCP 8000
-          F  TCP 8080
-          G  TCP 8443
-          H  TCP 8443,9102
-          I  TCP 9100
-          J  TCP 9113
-          K  TCP 9187
-          .  nothing
-        9 is 0.0.0.0-169.254.169.253, 169.254.169.255-198.51.99.255, 198.51.101.0-203.0.112.255, 203.0.113.64/26, 203.0.114.0-255.255.255.255
-        12 is 203.0.113.0/26, 203.0.113.128/25
-        note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
-    "#]],
+              A  TCP 443
+              B  TCP 53 UDP 53
+              C  TCP 5432
+              D  TCP 6379
+              E  TCP 8000
+              F  TCP 8080
+              G  TCP 8443
+              H  TCP 8443,9102
+              I  TCP 9100
+              J  TCP 9113
+              K  TCP 9187
+              .  nothing
+            9 is 0.0.0.0-169.254.169.253, 169.254.169.255-198.51.99.255, 198.51.101.0-203.0.112.255, 203.0.113.64/26, 203.0.114.0-255.255.255.255
+            12 is 203.0.113.0/26, 203.0.113.128/25
+            note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
+            note: 8 pods without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+            note: uncertain, since addresses that the manifests do not give decide: kube-system/coredns -> edge/gateway, monitoring/prometheus -> edge/gateway (OFF-006)
+        "#]],
     );
 }
 
@@ -57,37 +59,40 @@ fn one_port_makes_it_small() {
     check(
         &["--port", "53/UDP"],
         &expect![[r#"
-        who reaches whom (IPv4, port 53/UDP)
-           from \ to                          1  2    3    4    5
-        1  backend/api[Deployment] (+5)       .  yes  .    .    .
-        2  kube-system/coredns[Deployment]    .       yes  yes  .
-        3  monitoring/prometheus[Deployment]  .  yes       yes  .
-        4  0.0.0.0-169.254.169.253 (+1)       .  yes  yes
-        5  169.254.169.254/32                 .  yes  yes
+            who reaches whom (IPv4, port 53/UDP)
+               from \ to                          1  2    3    4    5
+            1  backend/api[Deployment] (+5)       .  yes  .    .    .
+            2  kube-system/coredns[Deployment]    .       yes  yes  .
+            3  monitoring/prometheus[Deployment]  .  yes       yes  .
+            4  0.0.0.0-169.254.169.253 (+1)       .  yes  yes
+            5  169.254.169.254/32                 .  yes  yes
 
-          .  nothing
-        1 is backend/api[Deployment], backend/worker[Deployment], data/postgres[StatefulSet], data/redis[StatefulSet], edge/gateway[Deployment], storefront/web[Deployment]
-        4 is 0.0.0.0-169.254.169.253, 169.254.169.255-255.255.255.255
-        note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
-    "#]],
+              .  nothing
+            1 is backend/api[Deployment], backend/worker[Deployment], data/postgres[StatefulSet], data/redis[StatefulSet], edge/gateway[Deployment], storefront/web[Deployment]
+            4 is 0.0.0.0-169.254.169.253, 169.254.169.255-255.255.255.255
+            note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
+            note: 8 pods without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+        "#]],
     );
     check(
         &["--port", "8443", "-o", "md"],
         &expect![[r#"
-        | from \\ to (IPv4, port 8443/TCP) | backend/api[Deployment] (+4) | edge/gateway[Deployment] | kube-system/coredns[Deployment] (+1) | 0.0.0.0-169.254.169.253 (+2) | 169.254.169.254/32 | 198.51.100.0/24 |
-        |---|---|---|---|---|---|---|
-        | **backend/api[Deployment] (+4)** | - | - | - | - | - | - |
-        | **edge/gateway[Deployment]** | - |  | - | - | - | - |
-        | **kube-system/coredns[Deployment] (+1)** | - | yes | yes | yes | - | yes |
-        | **0.0.0.0-169.254.169.253 (+2)** | - | yes | yes |  |  |  |
-        | **169.254.169.254/32** | - | yes | yes |  |  |  |
-        | **198.51.100.0/24** | - | - | yes |  |  |  |
+            | from \\ to (IPv4, port 8443/TCP) | backend/api[Deployment] (+4) | edge/gateway[Deployment] | kube-system/coredns[Deployment] (+1) | 0.0.0.0-169.254.169.253 (+2) | 169.254.169.254/32 | 198.51.100.0/24 |
+            |---|---|---|---|---|---|---|
+            | **backend/api[Deployment] (+4)** | - | - | - | - | - | - |
+            | **edge/gateway[Deployment]** | - |  | - | - | - | - |
+            | **kube-system/coredns[Deployment] (+1)** | - | yes | yes | yes | - | yes |
+            | **0.0.0.0-169.254.169.253 (+2)** | - | yes | yes |  |  |  |
+            | **169.254.169.254/32** | - | yes | yes |  |  |  |
+            | **198.51.100.0/24** | - | - | yes |  |  |  |
 
-        - backend/api[Deployment] (+4) is backend/api[Deployment], backend/worker[Deployment], data/postgres[StatefulSet], data/redis[StatefulSet], storefront/web[Deployment]
-        - kube-system/coredns[Deployment] (+1) is kube-system/coredns[Deployment], monitoring/prometheus[Deployment]
-        - 0.0.0.0-169.254.169.253 (+2) is 0.0.0.0-169.254.169.253, 169.254.169.255-198.51.99.255, 198.51.101.0-255.255.255.255
-        - note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
-    "#]],
+            - backend/api[Deployment] (+4) is backend/api[Deployment], backend/worker[Deployment], data/postgres[StatefulSet], data/redis[StatefulSet], storefront/web[Deployment]
+            - kube-system/coredns[Deployment] (+1) is kube-system/coredns[Deployment], monitoring/prometheus[Deployment]
+            - 0.0.0.0-169.254.169.253 (+2) is 0.0.0.0-169.254.169.253, 169.254.169.255-198.51.99.255, 198.51.101.0-255.255.255.255
+            - note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
+            - note: 8 pods without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+            - note: uncertain, since addresses that the manifests do not give decide: kube-system/coredns -> edge/gateway, monitoring/prometheus -> edge/gateway (OFF-006)
+        "#]],
     );
 }
 
@@ -158,7 +163,7 @@ fn json_lists_every_pair_and_leaves_out_what_is_denied() {
         {"src":"x/b[Deployment]","dst":"172.16.6.0-172.31.255.255","all":true,"ports":{"SCTP":[[1,65535]],"TCP":[[1,65535]],"UDP":[[1,65535]]}},
         {"src":"x/b[Deployment]","dst":"172.32.0.0-255.255.255.255","all":true,"ports":{"SCTP":[[1,65535]],"TCP":[[1,65535]],"UDP":[[1,65535]]}},
         {"src":"x/b[Deployment]","dst":"x/a[Pod]","all":true,"ports":{"SCTP":[[1,65535]],"TCP":[[1,65535]],"UDP":[[1,65535]]}}
-        ],"family":"IPv4","notes":["a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)","this is IPv4; IPv6 differs between pods (see --family), since blocks of one family never match the other (NP-068)"],"schema":"netpol.matrix/v1"}
+        ],"family":"IPv4","notes":["a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)","1 pod without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)","namespaces without manifest, taken to have no labels of their own: x (OFF-003)"],"schema":"netpol.matrix/v1"}
         [exit 0]
     "#]].assert_eq(&run.all());
     let _: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
@@ -202,6 +207,22 @@ fn no_pods_no_matrix() {
         note: a pod always reaches itself, and its own node always reaches it; neither is shown (OFF-010)
         [exit 0]
     "#]].assert_eq(&run.all());
+}
+
+#[test]
+fn cells_that_hang_on_unknown_addresses_are_named_and_strict_exits_with_3() {
+    let manifests = PAIR.replace("status: {podIP: 10.0.0.1}", "status: {}");
+    let run = netpol_with_stdin(&["matrix", "-q", "--strict", "-f", "-"], &manifests);
+    assert!(
+        run.stdout.contains(
+            "note: uncertain, since addresses that the manifests do not give decide: x/a -> x/b"
+        ),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(run.code, 3);
+    let known = ["matrix", "-q", "--strict", "-f", "-", "--pod-cidr", "10.0.0.0/24"];
+    assert_eq!(netpol_with_stdin(&known, &manifests).code, 0);
 }
 
 /// The matrix says of every pair and port what `verdict` says.

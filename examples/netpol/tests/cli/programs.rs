@@ -54,6 +54,14 @@ fn a_node_that_is_not_there_is_an_error_with_those_that_are() {
 }
 
 #[test]
+fn manifests_that_know_no_node_are_asked_as_if_the_one_named_were_the_cluster() {
+    let run = netpol(&["compile", "-f", SHOP, "--node", "n1"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("endpoint backend/api on n1 "), "{}", run.stdout);
+    assert!(run.stderr.contains("8 pods on no node in the manifests: put on n1"), "{}", run.stderr);
+}
+
+#[test]
 fn lower_prints_a_table_of_the_node() {
     let run =
         netpol_with_stdin(&["lower", "-q", "-f", "-", "--node", "n1", "--backend", "nft"], PAIR);
@@ -121,18 +129,9 @@ fn explain_shows_every_tier() {
           Admin tier: the first rule that matches decides, Pass leaves the tier
             ClusterNetworkPolicy platform  examples/manifests/shop/cluster-policies.yaml:3:1
               => ingress[0].from[0] accept: decides  examples/manifests/shop/cluster-policies.yaml:15:11
-          NetworkPolicies: they isolate the pod; any rule that matches allows
+          NetworkPolicies: not asked, since the Admin tier decides
             NetworkPolicy data/default-deny  examples/manifests/shop/data.yaml:53:1
-              (no rules in this direction)
             NetworkPolicy data/postgres  examples/manifests/shop/data.yaml:60:1
-               - ingress[0].from[0] accept  examples/manifests/shop/data.yaml:68:11
-                   no: namespaceSelector `tier=app` does not match namespace monitoring (kubernetes.io/metadata.name=monitoring,part-of=platform)
-                   no: podSelector `app=api` does not match the other end's labels (app=prometheus)
-                   no: port 9187/TCP is not among TCP 5432
-               - ingress[0].from[1] accept  examples/manifests/shop/data.yaml:70:11
-                   no: the other end is in namespace monitoring; a podSelector alone stays in the policy's namespace data
-                   no: podSelector `app=postgres` does not match the other end's labels (app=prometheus)
-                   no: port 9187/TCP is not among TCP 5432
           so: ClusterNetworkPolicy platform ingress[0].from[0]
         [exit 0]
     "#]].assert_eq(&run.all());

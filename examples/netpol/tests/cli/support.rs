@@ -1,6 +1,6 @@
 //! Runs the binary in the repository's root, so that paths in its output are the same everywhere.
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};

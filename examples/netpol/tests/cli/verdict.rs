@@ -54,7 +54,7 @@ fn json_is_one_line_for_each_flow_in_order_with_the_text_as_written() {
             "198.51.100.7 -> edge/gateway:8443",
         ],
         &expect![[r#"
-            {"flow":"storefront/web->backend/api:8000/tcp","verdict":"allow","egress":{"verdict":"allow","reason":"rule","text":"NetworkPolicy storefront/web egress[0].to[0]","tier":"NetworkPolicy","action":"accept","policy":{"kind":"NetworkPolicy","namespace":"storefront","name":"web"},"rule":0,"peer":0,"file":"examples/manifests/shop/storefront.yaml","line":43},"ingress":{"verdict":"allow","reason":"rule","text":"NetworkPolicy backend/api ingress[0].from[0]","tier":"NetworkPolicy","action":"accept","policy":{"kind":"NetworkPolicy","namespace":"backend","name":"api"},"rule":0,"peer":0,"file":"examples/manifests/shop/backend.yaml","line":53},"source":{"pod":"storefront/web","address":"10.244.0.8","stand_in":true},"destination":{"pod":"backend/api","address":"10.244.0.1","stand_in":true},"protocol":"TCP","port":8000,"family":"IPv4","uncertain":false,"notes":[],"schema":"netpol.verdict/v1"}
+            {"flow":"  storefront/web->backend/api:8000/tcp ","verdict":"allow","egress":{"verdict":"allow","reason":"rule","text":"NetworkPolicy storefront/web egress[0].to[0]","tier":"NetworkPolicy","action":"accept","policy":{"kind":"NetworkPolicy","namespace":"storefront","name":"web"},"rule":0,"peer":0,"file":"examples/manifests/shop/storefront.yaml","line":43},"ingress":{"verdict":"allow","reason":"rule","text":"NetworkPolicy backend/api ingress[0].from[0]","tier":"NetworkPolicy","action":"accept","policy":{"kind":"NetworkPolicy","namespace":"backend","name":"api"},"rule":0,"peer":0,"file":"examples/manifests/shop/backend.yaml","line":53},"source":{"pod":"storefront/web","address":"10.244.0.8","stand_in":true},"destination":{"pod":"backend/api","address":"10.244.0.1","stand_in":true},"protocol":"TCP","port":8000,"family":"IPv4","uncertain":false,"notes":[],"schema":"netpol.verdict/v1"}
             {"flow":"data/postgres -> 8.8.8.8:53/UDP","verdict":"deny","egress":{"verdict":"deny","reason":"rule","text":"ClusterNetworkPolicy data-stays-inside egress[1].to[0]","tier":"Admin","action":"deny","policy":{"kind":"ClusterNetworkPolicy","name":"data-stays-inside"},"rule":1,"peer":0,"file":"examples/manifests/shop/cluster-policies.yaml","line":45},"ingress":{"verdict":"allow","reason":"not-policed","text":"no policed pod at this end"},"source":{"pod":"data/postgres","address":"10.244.0.3","stand_in":true},"destination":{"address":"8.8.8.8","stand_in":false},"protocol":"UDP","port":53,"family":"IPv4","uncertain":false,"notes":[],"schema":"netpol.verdict/v1"}
             {"flow":"198.51.100.7 -> edge/gateway:8443","verdict":"deny","egress":{"verdict":"allow","reason":"not-policed","text":"no policed pod at this end"},"ingress":{"verdict":"deny","reason":"isolated","text":"isolated, and no rule matches","isolated_by":[{"kind":"NetworkPolicy","namespace":"edge","name":"gateway"}]},"source":{"address":"198.51.100.7","stand_in":false},"destination":{"pod":"edge/gateway","address":"10.244.0.5","stand_in":true},"protocol":"TCP","port":8443,"family":"IPv4","uncertain":false,"notes":[],"schema":"netpol.verdict/v1"}
             [exit 1]
@@ -73,17 +73,31 @@ fn a_service_is_judged_at_its_backends_and_their_target_port() {
         ],
         &expect![[r#"
             allow  storefront/web -> svc/backend/api:80
-                   Service backend/api, 1 backends
+                   Service backend/api, 1 backend
                    allow backend/api 8000/TCP
                    egress    allow NetworkPolicy storefront/web egress[0].to[0]  examples/manifests/shop/storefront.yaml:43:12
                    ingress   allow NetworkPolicy backend/api ingress[0].from[0]  examples/manifests/shop/backend.yaml:53:14
             allow  storefront/web -> svc/kube-system/kube-dns:dns
-                   Service kube-system/kube-dns, 1 backends
+                   Service kube-system/kube-dns, 1 backend
                    allow kube-system/coredns 53/UDP
                    egress    allow ClusterNetworkPolicy platform egress[0].to[0]  examples/manifests/shop/cluster-policies.yaml:24:11
                    ingress   allow ClusterNetworkPolicy platform-default ingress[0].from[0]  examples/manifests/shop/cluster-policies.yaml:58:14
             [exit 0]
         "#]],
+    );
+}
+
+#[test]
+fn a_port_that_only_the_service_of_that_name_has_is_pointed_out() {
+    check_shop(
+        &["--flow", "storefront/web -> backend/api:80"],
+        &expect![[r#"
+        deny   storefront/web -> backend/api:80
+               egress    deny  isolated by NetworkPolicy storefront/default-deny, storefront/web, and no rule matches
+               ingress   deny  isolated by NetworkPolicy backend/api, backend/default-deny, and no rule matches
+               note      judged at port 80 of the pod; Service backend/api has that port too, and `svc/backend/api:80` judges it
+        [exit 1]
+    "#]],
     );
 }
 
@@ -275,7 +289,7 @@ fn names_that_are_not_there_are_told_all_at_once_with_what_is_there() {
     ];
     expect![[r#"
         [stderr]
-        note: 2 pods have no address in the manifests and got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
+        note: 2 pods without address in the manifests got stand-ins, which match only blocks that cover a whole family; give their network with --pod-cidr (OFF-006)
         note: namespaces without manifest, taken to have no labels of their own: x (OFF-003)
         netpol: these flows cannot be judged:
         `x/c -> x/b:80`: no pod or workload `x/c`; pods there: a, b

@@ -8,7 +8,7 @@ use netpol_core::ir::{Reason, Verdict};
 use super::Explained;
 use crate::commands::verdict::report::end_name;
 use crate::evaluate::Judged;
-use crate::input::list;
+use crate::input::{count, list};
 use crate::output::Style;
 
 pub(super) fn write(
@@ -20,7 +20,11 @@ pub(super) fn write(
 ) -> io::Result<()> {
     writeln!(out, "{}  {}", style.verdict(answer.verdict), style.strong(flow))?;
     if let Some((service, cases)) = &answer.service {
-        writeln!(out, "       Service {service}: judged at its {} backends (NP-157)", cases.len())?;
+        writeln!(
+            out,
+            "       Service {service}: judged at {} (NP-157)",
+            count(cases.len(), "backend")
+        )?;
     }
     for Explained { case, explanation } in explained {
         let (from, to) = (end_name(&case.source), end_name(&case.destination));
@@ -47,19 +51,27 @@ fn side(out: &mut impl Write, style: Style, side: &Side, ends: &str) -> io::Resu
         if policies.is_empty() {
             continue;
         }
-        let skipped = tier == TierName::Baseline
-            && side.policies.iter().any(|policy| policy.tier == TierName::NetworkPolicy);
-        let remark = match tier {
+        let decided =
+            side.policies.iter().find(|policy| policy.rules.iter().any(|rule| rule.decided));
+        let admin_decided = decided.is_some_and(|policy| policy.tier == TierName::Admin);
+        let isolated = side.isolated_by().next().is_some();
+        let (skipped, remark) = match tier {
             TierName::Admin => {
-                "Admin tier: the first rule that matches decides, Pass leaves the tier"
+                (false, "Admin tier: the first rule that matches decides, Pass leaves the tier")
+            }
+            TierName::NetworkPolicy if admin_decided => {
+                (true, "NetworkPolicies: not asked, since the Admin tier decides")
             }
             TierName::NetworkPolicy => {
-                "NetworkPolicies: they isolate the pod; any rule that matches allows"
+                (false, "NetworkPolicies: they isolate the pod; any rule that matches allows")
             }
-            TierName::Baseline if skipped => {
-                "Baseline tier: not asked, since NetworkPolicies select the pod (CNP-032)"
+            TierName::Baseline if admin_decided => {
+                (true, "Baseline tier: not asked, since the Admin tier decides")
             }
-            TierName::Baseline => "Baseline tier: the first rule that matches decides",
+            TierName::Baseline if isolated => {
+                (true, "Baseline tier: not asked, since NetworkPolicies select the pod (CNP-032)")
+            }
+            TierName::Baseline => (false, "Baseline tier: the first rule that matches decides"),
         };
         writeln!(out, "  {}", style.faint(remark))?;
         for policy in policies {
@@ -95,11 +107,11 @@ fn write_policy(
     skipped: bool,
 ) -> io::Result<()> {
     writeln!(out, "    {}{}", policy.policy, at(style, &policy.place))?;
-    if policy.rules.is_empty() {
-        writeln!(out, "      (no rules in this direction)")?;
-    }
     if skipped {
         return Ok(());
+    }
+    if policy.rules.is_empty() {
+        writeln!(out, "      (no rules in this direction)")?;
     }
     for rule in &policy.rules {
         let name = rule_name(rule);

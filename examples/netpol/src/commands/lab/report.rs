@@ -11,9 +11,9 @@ use super::{Observed, Trial};
 use crate::cli::BackendChoice;
 use crate::commands::verdict::report::verdict_name;
 use crate::evaluate::protocol_and_port;
-use crate::input::Input;
+use crate::input::{Input, count};
 use crate::output::Style;
-use crate::output::table::Table;
+use crate::output::table::{Table, letter};
 
 const SCHEMA: &str = "netpol.lab/v1";
 const WIDEST: usize = 40;
@@ -51,16 +51,16 @@ impl Report {
                 let right = privilege.map_or_else(String::new, |right| format!(", as {right}"));
                 writeln!(
                     out,
-                    "{} pods on {} nodes in network namespaces{right}; policies enforced by {}",
-                    ruleset.endpoints().len(),
-                    input.cluster.nodes.len(),
+                    "{} on {} in network namespaces{right}; policies enforced by {}",
+                    count(ruleset.endpoints().len(), "pod"),
+                    count(input.cluster.nodes.len(), "node"),
                     self.backend()
                 )?;
             }
         }
         writeln!(out)?;
         if trials.iter().any(|trial| trial.pair.written.is_some()) {
-            list(&mut out, style, trials)?;
+            list(&mut out, trials)?;
         } else {
             grid(&mut out, trials)?;
         }
@@ -84,12 +84,13 @@ impl Report {
         if self.failure.is_some() {
             return writeln!(
                 out,
-                "{all} flows expected: {allowed} allowed, {denied} denied; none tried"
+                "{} expected: {allowed} allowed, {denied} denied; none tried",
+                count(all, "flow")
             );
         }
         let sent = all - untried;
         if untried > 0 {
-            writeln!(out, "{untried} flows cannot be sent in a lab and were left out")?;
+            writeln!(out, "{} that a lab cannot send were left out", count(untried, "flow"))?;
         }
         let verdict = match wrong.len() {
             0 => style.good("expected = observed"),
@@ -97,7 +98,8 @@ impl Report {
         };
         writeln!(
             out,
-            "{sent} flows sent, {allowed} to pass and {denied} to be dropped: {verdict}"
+            "{} sent, {allowed} to pass and {denied} to be dropped: {verdict}",
+            count(sent, "flow")
         )?;
         out.flush()
     }
@@ -126,19 +128,16 @@ impl Report {
 }
 
 /// A line a flow, for flows that were given.
-fn list(out: &mut impl Write, style: Style, trials: &[Trial]) -> io::Result<()> {
+fn list(out: &mut impl Write, trials: &[Trial]) -> io::Result<()> {
+    let mut table = Table::default();
+    table.row(["expected", "observed", "", "flow"]);
     for trial in trials {
-        let mark = if trial.differs() { style.bad("DIFFERENT") } else { String::new() };
-        let line = format!(
-            "expected {}  observed {}  {}  ({}) {mark}",
-            style.verdict(trial.expected),
-            observed(trial),
-            trial.pair.written.as_deref().unwrap_or_default(),
-            trial.flow
-        );
-        writeln!(out, "{}", line.trim_end())?;
+        let mark = if trial.differs() { "DIFFERENT" } else { "" };
+        let flow = trial.pair.written.as_deref().unwrap_or_default();
+        let flow = format!("{flow}  ({})", trial.flow);
+        table.row([trial.expected.to_string(), observed(trial), mark.to_owned(), flow]);
     }
-    Ok(())
+    write!(out, "{table}")
 }
 
 fn observed(trial: &Trial) -> String {
@@ -247,15 +246,6 @@ fn passing(trials: &[&Trial], passes: impl Fn(&Trial) -> bool) -> String {
         Some(_) | None => name.clone(),
     };
     passing.iter().map(name).collect::<Vec<_>>().join(" ")
-}
-
-/// A, B, … Z, AA, AB, …
-fn letter(index: u32) -> String {
-    let last = char::from_u32(u32::from('A') + index % 26).unwrap_or('A');
-    match index / 26 {
-        0 => last.to_string(),
-        more => letter(more - 1) + &last.to_string(),
-    }
 }
 
 #[derive(Serialize)]

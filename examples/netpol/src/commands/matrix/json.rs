@@ -14,13 +14,16 @@ const SCHEMA: &str = "netpol.matrix/v1";
 /// Writes one connection a line, so that the text can be read, grepped and compared.
 pub(super) fn write(out: &mut impl Write, view: &View, notes: &[String]) -> io::Result<()> {
     writeln!(out, "{{\"connections\":[")?;
-    let pairs = view.pairs();
-    let last = pairs.len().saturating_sub(1);
-    for (index, (src, dst, allowed)) in pairs.into_iter().enumerate() {
+    let mut separator = "";
+    for (src, dst, allowed) in view.pairs() {
+        out.write_all(separator.as_bytes())?;
         let connection =
             Connection { src, dst, all: allowed.is_everything(), ports: ports(allowed) };
         serde_json::to_writer(&mut *out, &connection)?;
-        writeln!(out, "{}", if index == last { "" } else { "," })?;
+        separator = ",\n";
+    }
+    if !separator.is_empty() {
+        writeln!(out)?;
     }
     write!(out, "],\"family\":\"{}\",\"notes\":", view.family)?;
     serde_json::to_writer(&mut *out, notes)?;

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use netpol_core::matrix::Allowed;
 
-use super::view::View;
+use super::view::{Group, View};
+use crate::input::list;
 use crate::output::Style;
-use crate::output::table::Table;
+use crate::output::table::{Table, letter};
 
 /// Wider tables are not read any more; a list is.
 const WIDEST: usize = 40;
@@ -48,19 +49,14 @@ fn grid(out: &mut impl Write, style: Style, view: &View) -> io::Result<()> {
     writeln!(out, "  {}  nothing", Legend::NOTHING)?;
     let grouped = view.groups.iter().enumerate().filter(|(_, group)| group.members.len() > 1);
     for (index, group) in grouped {
-        writeln!(
-            out,
-            "{} {}",
-            style.faint(format_args!("{} is", index + 1)),
-            group.members.join(", ")
-        )?;
+        writeln!(out, "{} {}", style.faint(format_args!("{} is", index + 1)), members(group))?;
     }
     Ok(())
 }
 
 fn groups(out: &mut impl Write, view: &View) -> io::Result<()> {
     for (index, group) in view.groups.iter().enumerate() {
-        writeln!(out, "{:>4}  {}", index + 1, group.members.join(", "))?;
+        writeln!(out, "{:>4}  {}", index + 1, members(group))?;
     }
     writeln!(out)
 }
@@ -100,7 +96,7 @@ pub(super) fn markdown(out: &mut impl Write, view: &View, notes: &[String]) -> i
     }
     writeln!(out)?;
     for group in view.groups.iter().filter(|group| group.members.len() > 1) {
-        writeln!(out, "- {} is {}", group.label(), group.members.join(", "))?;
+        writeln!(out, "- {} is {}", group.label(), members(group))?;
     }
     notes.iter().try_for_each(|note| writeln!(out, "- note: {note}"))
 }
@@ -114,6 +110,11 @@ fn is_nobody(view: &View, from: usize, to: usize) -> bool {
         }
         (None, _) | (_, None) => true,
     }
+}
+
+/// The first members, and how many more there are.
+fn members(group: &Group) -> String {
+    list(group.members.iter().map(String::as_str))
 }
 
 /// Letters for the sets of ports of a matrix.
@@ -153,14 +154,5 @@ impl Legend {
             }
         };
         view.cells.get(&(from, to)).map_or_else(|| Self::NOTHING.to_owned(), of)
-    }
-}
-
-/// A, B, … Z, AA, AB, …
-fn letter(index: u32) -> String {
-    let last = char::from_u32(u32::from('A') + index % 26).unwrap_or('A');
-    match index / 26 {
-        0 => last.to_string(),
-        more => letter(more - 1) + &last.to_string(),
     }
 }

@@ -129,22 +129,23 @@ impl View {
     }
 
     /// Every pair of ends that may exchange something, ungrouped, in order of the names.
-    pub(crate) fn pairs(&self) -> Vec<(&str, &str, &Allowed)> {
-        let mut pairs = Vec::new();
-        for ((from, to), allowed) in &self.cells {
-            let (Some(sources), Some(destinations)) =
-                (self.groups.get(*from), self.groups.get(*to))
-            else {
-                continue;
-            };
-            for source in &sources.members {
-                for destination in destinations.members.iter().filter(|other| *other != source) {
-                    pairs.push((source.as_str(), destination.as_str(), allowed));
-                }
-            }
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str, &Allowed)> {
+        let mut ends: Vec<(&str, usize)> = Vec::new();
+        for (index, group) in self.groups.iter().enumerate() {
+            ends.extend(group.members.iter().map(|member| (member.as_str(), index)));
         }
-        pairs.sort_unstable_by_key(|(source, destination, _)| (*source, *destination));
-        pairs
+        ends.sort_unstable();
+        let sources = ends.clone();
+        sources.into_iter().flat_map(move |(source, from)| {
+            let row = self.cells.range((from, 0)..=(from, usize::MAX));
+            let row: HashMap<usize, &Allowed> =
+                row.map(|((_, to), allowed)| (*to, allowed)).collect();
+            let mut reached = Vec::new();
+            for (destination, to) in ends.iter().filter(|(destination, _)| *destination != source) {
+                reached.extend(row.get(to).map(|allowed| (source, *destination, *allowed)));
+            }
+            reached
+        })
     }
 
     /// What to write into a cell.

@@ -11,7 +11,7 @@ use netpol_core::model::{Kind, Tier};
 use serde::Serialize;
 
 use crate::evaluate::{Case, Judged, JudgedEnd, protocol_and_port, reason_name};
-use crate::input::{Input, list};
+use crate::input::{Input, count, list};
 use crate::output::Style;
 use crate::resolve::EndKind;
 
@@ -36,7 +36,7 @@ pub(super) fn text(
         match &answer.service {
             None => sides(out, style, input, ruleset, &answer.decisive)?,
             Some((service, cases)) => {
-                writeln!(out, "       Service {service}, {} backends", cases.len())?;
+                writeln!(out, "       Service {service}, {}", count(cases.len(), "backend"))?;
                 for case in cases {
                     let verdict = style.verdict(case.decision.verdict);
                     writeln!(

@@ -31,6 +31,7 @@ pub(crate) struct Object {
 impl Listing {
     /// Reads the text of one table. What it does not understand becomes part of a header, which then differs.
     pub(crate) fn parse(text: &str) -> Self {
+        let text = &without_versions(text);
         let mut listing = Self::default();
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         while let Some(line) = lines.next() {
@@ -50,6 +51,24 @@ impl Listing {
         }
         listing
     }
+}
+
+/// Takes `-v` and eight hexadecimal digits out: what a name carries while a set is being made anew.
+fn without_versions(text: &str) -> String {
+    let mut plain = String::new();
+    for (index, part) in text.split("-v").enumerate() {
+        let version = part
+            .get(..8)
+            .filter(|version| index > 0 && version.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match version {
+            Some(_) => plain.push_str(part.get(8..).unwrap_or_default()),
+            None => {
+                plain.push_str(if index > 0 { "-v" } else { "" });
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
 }
 
 impl Object {

@@ -1,0 +1,40 @@
+//! nf_tables over netlink: the program as the kernel's own messages, and the kernel's table read back.
+//!
+//! Attribute and message numbers are those of `linux/netfilter/nf_tables.h` and `linux/netfilter/nfnetlink.h`, which are
+//! part of the kernel's stable interface.
+
+mod batch;
+mod element;
+mod expression;
+mod message;
+mod object;
+mod read;
+mod socket;
+
+pub(crate) use batch::{Batch, Failure};
+pub(crate) use object::Operation;
+pub(crate) use read::{Observed, observe, set_names};
+pub(crate) use socket::Socket;
+
+use alloc::string::String;
+use core::fmt::Write as _;
+
+use crate::script::Script;
+
+impl Script {
+    /// Returns the rules as the kernel's expressions, in the words of `nft --debug=netlink`.
+    #[must_use]
+    pub fn expressions(&self) -> String {
+        let mut text = String::new();
+        for (name, chain) in &self.table.chains {
+            for rule in &chain.rules {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "inet {} {name}", crate::script::TABLE);
+                for expression in expression::expressions(rule) {
+                    let _ = writeln!(text, "  {expression}");
+                }
+            }
+        }
+        text
+    }
+}

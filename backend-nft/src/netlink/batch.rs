@@ -1,0 +1,172 @@
+//! A transaction: messages that the kernel applies all or none.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use std::io;
+
+use super::message::{ACK, Attributes, ERROR, Kind, Received, Writer, messages};
+use super::socket::Socket;
+use crate::script::{Name, TABLE};
+
+/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`; the resource id of both is the subsystem.
+const BEGIN: u16 = 0x10;
+const END: u16 = 0x11;
+const NFTABLES: (u8, u16) = (0, 10);
+/// `NLM_F_CAPPED` and `NLM_F_ACK_TLVS`: what an error carries behind its number.
+const CAPPED: u16 = 0x100;
+const EXPLAINED: u16 = 0x200;
+
+/// Why a transaction or a look did not succeed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Somebody else changed nftables in between, or the answer was lost: look again.
+    Outdated,
+    /// What was asked for is not there, or no longer.
+    Gone,
+    /// The kernel refused an object.
+    Refused { object: String, source: Refusal },
+    /// The socket failed.
+    Socket(io::Error),
+}
+
+/// What the kernel said.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) error: io::Error,
+    /// Its own words, where it has any.
+    words: Option<String>,
+}
+
+impl core::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.words {
+            Some(words) => write!(f, "{words} ({})", self.error),
+            None => fmt::Display::fmt(&self.error, f),
+        }
+    }
+}
+
+/// A kind of object, with its name unless it is the table.
+type Object<'a> = (&'static str, Option<&'a Name>);
+
+/// A transaction under construction.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    writer: Writer,
+    /// Which object each message is about, by sequence number from 1.
+    objects: Vec<(&'static str, Option<Name>)>,
+    /// Where the last message starts.
+    last: usize,
+}
+
+impl Batch {
+    /// A transaction that the kernel applies only if nothing changed since `generation`; without one, in any case.
+    pub(crate) fn new(generation: Option<u32>) -> Self {
+        let mut writer = Writer::default();
+        writer.raw_message(BEGIN, 0, 0, NFTABLES, |writer| {
+            if let Some(generation) = generation {
+                writer.number(1, generation);
+            }
+        });
+        Self { writer, objects: Vec::new(), last: 0 }
+    }
+
+    /// Returns whether nothing is to be done.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// Returns the sequence number of the next message.
+    pub(super) fn sequence(&self) -> u32 {
+        u32::try_from(self.objects.len() + 1).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn message(
+        &mut self,
+        kind: Kind,
+        flags: u16,
+        (what, name): Object<'_>,
+        content: impl FnOnce(&mut Writer),
+    ) {
+        let sequence = self.sequence();
+        self.objects.push((what, name.cloned()));
+        self.last = self.writer.len();
+        self.writer.message(kind, flags, sequence, content);
+    }
+
+    /// Applies the transaction.
+    pub(crate) fn commit(mut self, socket: &Socket) -> Result<(), Failure> {
+        let last = u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
+        if last == 0 {
+            return Ok(());
+        }
+        // One acknowledgement, of the last message: thousands would not fit the socket's buffer.
+        self.writer.add_flags(self.last, ACK);
+        self.writer.raw_message(END, 0, last.saturating_add(1), NFTABLES, |_| {});
+        socket.send(self.writer.bytes()).map_err(Failure::Socket)?;
+        let mut refused = None;
+        loop {
+            let datagram = socket.receive()?;
+            for message in messages(&datagram).filter(|message| message.number == ERROR) {
+                match refusal(&message) {
+                    Some(source) if is_outdated(&source.error) => return Err(Failure::Outdated),
+                    // Refused as a whole, not for any object of ours.
+                    Some(source) if message.sequence == 0 => {
+                        return Err(Failure::Socket(source.error));
+                    }
+                    Some(source) => {
+                        refused.get_or_insert((message.sequence, source));
+                    }
+                    None => {}
+                }
+                if message.sequence == last {
+                    return match refused {
+                        None => Ok(()),
+                        Some((sequence, source)) => {
+                            Err(Failure::Refused { object: self.object(sequence), source })
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    fn object(&self, sequence: u32) -> String {
+        let index = usize::try_from(sequence).unwrap_or(usize::MAX);
+        match index.checked_sub(1).and_then(|index| self.objects.get(index)) {
+            Some((what, Some(name))) => alloc::format!("{what} `{name}` of table inet {TABLE}"),
+            Some((_, None)) | None => alloc::format!("table inet {TABLE}"),
+        }
+    }
+}
+
+/// Returns the error a message reports; `None` for an acknowledgement.
+pub(super) fn refusal(message: &Received<'_>) -> Option<Refusal> {
+    let code = i32::from_ne_bytes(*message.body.first_chunk()?);
+    if code == 0 {
+        return None;
+    }
+    // Behind the number stands the header of the message in question, or all of it, and then words.
+    let words = (message.flags & EXPLAINED != 0).then(|| {
+        let length = if message.flags & CAPPED != 0 {
+            16
+        } else {
+            let length = message.body.get(4..)?.first_chunk().copied().map(u32::from_ne_bytes)?;
+            usize::try_from(length).ok()?.next_multiple_of(4)
+        };
+        Attributes(message.body.get(4 + length..)?).text(1).map(String::from)
+    });
+    Some(Refusal {
+        error: io::Error::from_raw_os_error(code.saturating_neg()),
+        words: words.flatten(),
+    })
+}
+
+fn is_outdated(error: &io::Error) -> bool {
+    /// `ERESTART`: the generation is not the one the batch names.
+    const RESTART: i32 = 85;
+    error.raw_os_error() == Some(RESTART)
+}

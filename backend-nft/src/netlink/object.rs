@@ -1,0 +1,172 @@
+//! Operations on the objects of our table, as messages.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use super::batch::Batch;
+use super::element::{self, Element, Kind as SetKind, VERDICT};
+use super::expression::{expressions, write_all};
+use super::message::{APPEND, CREATE, Kind};
+use crate::script::{Elements, Hook, Name, Rule, TABLE, Targets};
+
+/// A list of elements is split before its message's attribute reaches 64 KB.
+const LIST: usize = 60_000;
+
+/// One step of a transaction.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation<'a> {
+    NewTable,
+    /// With everything in it.
+    DeleteTable,
+    /// Declares a set, empty.
+    NewSet(&'a Name, &'a Elements),
+    /// Declares a map, empty.
+    NewMap(&'a Name, &'a Targets),
+    AddMembers(&'a Name, Cow<'a, Elements>),
+    DeleteMembers(&'a Name, Elements),
+    AddEntries(&'a Name, Cow<'a, Targets>),
+    DeleteEntries(&'a Name, Targets),
+    /// Takes all members or entries out.
+    Empty(&'a Name),
+    /// Sets and maps are one kind of thing to the kernel.
+    DeleteSet(&'a Name),
+    NewChain(&'a Name, Option<Hook>),
+    AddRules(&'a Name, &'a [Rule]),
+    /// Takes all rules out.
+    Flush(&'a Name),
+    DeleteChain(&'a Name),
+}
+
+impl Batch {
+    /// Adds an operation.
+    pub(crate) fn push(&mut self, operation: &Operation<'_>) {
+        match operation {
+            Operation::NewTable => {
+                self.message(Kind::NewTable, CREATE, ("table", None), |writer| {
+                    writer.text(1, TABLE);
+                });
+            }
+            Operation::DeleteTable => {
+                self.message(Kind::DelTable, 0, ("table", None), |writer| writer.text(1, TABLE));
+            }
+            Operation::NewSet(name, elements) => self.new_set(name, SetKind::from(*elements)),
+            Operation::NewMap(name, targets) => self.new_set(name, SetKind::from(*targets)),
+            Operation::AddMembers(name, members) => {
+                self.elements(Kind::NewSetElem, name, element::of_set(members));
+            }
+            Operation::DeleteMembers(name, members) => {
+                self.elements(Kind::DelSetElem, name, element::of_set(members));
+            }
+            Operation::AddEntries(name, entries) => {
+                self.elements(Kind::NewSetElem, name, element::of_map(entries));
+            }
+            Operation::DeleteEntries(name, entries) => {
+                self.elements(Kind::DelSetElem, name, element::of_map(entries));
+            }
+            Operation::Empty(name) => {
+                self.message(Kind::DelSetElem, 0, ("set", Some(name)), |writer| {
+                    writer.text(1, TABLE);
+                    writer.text(2, name);
+                });
+            }
+            Operation::DeleteSet(name) => {
+                self.message(Kind::DelSet, 0, ("set", Some(name)), |writer| {
+                    writer.text(1, TABLE);
+                    writer.text(2, name);
+                });
+            }
+            Operation::NewChain(name, hook) => self.new_chain(name, *hook),
+            Operation::AddRules(name, rules) => {
+                rules.iter().for_each(|rule| self.new_rule(name, rule));
+            }
+            Operation::Flush(name) => {
+                self.message(Kind::DelRule, 0, ("chain", Some(name)), |writer| {
+                    writer.text(1, TABLE);
+                    writer.text(2, name);
+                });
+            }
+            Operation::DeleteChain(name) => {
+                self.message(Kind::DelChain, 0, ("chain", Some(name)), |writer| {
+                    writer.text(1, TABLE);
+                    writer.text(3, name);
+                });
+            }
+        }
+    }
+
+    fn new_set(&mut self, name: &Name, kind: SetKind) {
+        let id = self.sequence();
+        self.message(Kind::NewSet, CREATE, ("set", Some(name)), |writer| {
+            writer.text(1, TABLE);
+            writer.text(2, name);
+            writer.number(3, kind.flags);
+            writer.number(4, kind.key_type);
+            writer.number(5, kind.key_length);
+            if kind.is_map() {
+                writer.number(6, VERDICT);
+                writer.number(7, 0);
+            }
+            writer.number(10, id);
+        });
+    }
+
+    fn elements(&mut self, kind: Kind, name: &Name, elements: impl Iterator<Item = Element>) {
+        let flags = if kind == Kind::NewSetElem { CREATE } else { 0 };
+        let mut elements = elements.peekable();
+        while elements.peek().is_some() {
+            self.message(kind, flags, ("set", Some(name)), |writer| {
+                writer.text(1, TABLE);
+                writer.text(2, name);
+                writer.nest(3, |writer| {
+                    let start = writer.len();
+                    while let Some(element) = elements.next_if(|_| writer.len() - start < LIST) {
+                        element.write(writer);
+                    }
+                });
+            });
+        }
+    }
+
+    fn new_chain(&mut self, name: &Name, hook: Option<Hook>) {
+        self.message(Kind::NewChain, CREATE, ("chain", Some(name)), |writer| {
+            writer.text(1, TABLE);
+            writer.text(3, name);
+            if let Some(hook) = hook {
+                writer.nest(4, |writer| {
+                    writer.number(1, hook.number());
+                    writer.number(2, 0); // NF_IP_PRI_FILTER
+                });
+                writer.number(5, 1); // NF_ACCEPT
+                writer.text(7, "filter");
+            }
+        });
+    }
+
+    fn new_rule(&mut self, chain: &Name, rule: &Rule) {
+        self.message(Kind::NewRule, CREATE | APPEND, ("chain", Some(chain)), |writer| {
+            writer.text(1, TABLE);
+            writer.text(2, chain);
+            writer.nest(4, |writer| write_all(writer, &expressions(rule)));
+            if let Some(userdata) = userdata(rule) {
+                writer.bytes_attribute(7, &userdata);
+            }
+        });
+    }
+}
+
+/// Returns a rule's comment as `nft` stores it: type 0, length, text, zero.
+pub(super) fn userdata(rule: &Rule) -> Option<Vec<u8>> {
+    let comment = rule.comment.as_ref()?;
+    let length = u8::try_from(comment.len() + 1).ok()?;
+    Some([0, length].into_iter().chain(comment.bytes()).chain([0]).collect())
+}
+
+impl Hook {
+    /// Returns `NF_INET_…`.
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Input => 1,
+            Self::Forward => 2,
+        }
+    }
+}

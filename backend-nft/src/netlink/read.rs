@@ -1,0 +1,211 @@
+//! The kernel's table, read back and compared with what is wanted.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::batch::Failure;
+use super::element::{self, Element, Kind as SetKind, VERDICT};
+use super::expression::{Expression, expressions};
+use super::message::{Attributes, ITEM, Kind};
+use super::object::userdata;
+use super::socket::Socket;
+use crate::script::{
+    Chain, Elements, Key, Match, Name, Rule, Statement, TABLE, Table, Targets, Verdict,
+};
+
+/// What is in the kernel, as far as it matters for reaching a wanted table.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    /// Whether there is a table of our name.
+    pub(crate) exists: bool,
+    /// Whether something of ours has another type, or the table is switched off: it cannot be changed in place.
+    pub(crate) foreign: bool,
+    /// Objects by name. What is not wanted is there by name only; a chain that is not as wanted is there as one that
+    /// nobody would ever want.
+    pub(crate) table: Table,
+}
+
+/// A rule as the kernel has it: expressions, and what user space keeps with them.
+type Compiled = (Vec<Expression>, Option<Vec<u8>>);
+
+/// Returns the names of the sets and maps of our table.
+pub(crate) fn set_names(socket: &Socket) -> Result<Vec<Name>, Failure> {
+    let mut names = Vec::new();
+    let answer = socket.dump(
+        Kind::GetSet,
+        |writer| writer.text(1, TABLE),
+        |message| {
+            let attributes = message.attributes();
+            if attributes.text(1) == Some(TABLE)
+                && let Some(name) = attributes.text(2)
+            {
+                names.push(name.into());
+            }
+        },
+    );
+    match answer {
+        Err(Failure::Gone) => Ok(Vec::new()),
+        answer => answer.map(|()| names),
+    }
+}
+
+/// Looks at our table.
+pub(crate) fn observe(socket: &Socket, wanted: &Table) -> Result<Observed, Failure> {
+    let flags = socket.ask(
+        Kind::GetTable,
+        |writer| writer.text(1, TABLE),
+        |message| message.attributes().number(2),
+    )?;
+    let Some(flags) = flags else { return Ok(Observed::default()) };
+    let mut observed =
+        Observed { exists: true, foreign: flags.unwrap_or(0) != 0, table: Table::default() };
+    observed.sets(socket, wanted)?;
+    observed.chains(socket, wanted)?;
+    Ok(observed)
+}
+
+impl Observed {
+    fn sets(&mut self, socket: &Socket, wanted: &Table) -> Result<(), Failure> {
+        let mut kinds: Vec<(Name, Option<SetKind>)> = Vec::new();
+        socket.dump(
+            Kind::GetSet,
+            |writer| writer.text(1, TABLE),
+            |message| {
+                let attributes = message.attributes();
+                if attributes.text(1) == Some(TABLE)
+                    && let Some(name) = attributes.text(2)
+                {
+                    kinds.push((name.into(), set_kind(attributes)));
+                }
+            },
+        )?;
+        for (name, kind) in kinds {
+            if let Some(like) = wanted.sets.get(&name) {
+                if kind != Some(SetKind::from(like)) {
+                    self.foreign = true;
+                    continue;
+                }
+                let there = elements(socket, &name)?;
+                match there.and_then(|there| element::to_set(like, there)) {
+                    Some(there) => drop(self.table.sets.insert(name, there)),
+                    None => self.foreign = true,
+                }
+            } else if let Some(like) = wanted.maps.get(&name) {
+                if kind != Some(SetKind::from(like)) {
+                    self.foreign = true;
+                    continue;
+                }
+                let there = elements(socket, &name)?;
+                match there.and_then(|there| element::to_map(like, there)) {
+                    Some(there) => drop(self.table.maps.insert(name, there)),
+                    None => self.foreign = true,
+                }
+            } else if kind.is_some_and(SetKind::is_map) {
+                self.table.maps.insert(name, Targets::Ports(Vec::new()));
+            } else {
+                self.table.sets.insert(name, Elements::Protocols(Vec::new()));
+            }
+        }
+        Ok(())
+    }
+
+    fn chains(&mut self, socket: &Socket, wanted: &Table) -> Result<(), Failure> {
+        let mut rules: BTreeMap<String, Vec<Compiled>> = BTreeMap::new();
+        socket.dump(
+            Kind::GetRule,
+            |writer| writer.text(1, TABLE),
+            |message| {
+                let attributes = message.attributes();
+                if attributes.text(1) != Some(TABLE) {
+                    return;
+                }
+                let list = attributes.nest(4).unwrap_or_default();
+                let list = list.filter(|(kind, _)| *kind == ITEM);
+                rules.entry(attributes.text(2).unwrap_or_default().into()).or_default().push((
+                    list.map(|(_, value)| Expression::read(Attributes(value))).collect(),
+                    attributes.find(7).map(<[u8]>::to_vec),
+                ));
+            },
+        )?;
+        let mut foreign = false;
+        let chains = &mut self.table.chains;
+        socket.dump(
+            Kind::GetChain,
+            |_| {},
+            |message| {
+                let attributes = message.attributes();
+                let (Some(TABLE), Some(name)) = (attributes.text(1), attributes.text(3)) else {
+                    return;
+                };
+                let Some(wanted) = wanted.chains.get(name) else {
+                    chains.insert(name.into(), Chain::default());
+                    return;
+                };
+                foreign |= base(attributes) != wanted.hook.map(|hook| (hook.number(), 0, 1, true));
+                let there = rules.remove(name).unwrap_or_default();
+                let same = there.len() == wanted.rules.len()
+                    && there.iter().zip(&wanted.rules).all(|((list, comment), rule)| {
+                        *list == expressions(rule) && *comment == userdata(rule)
+                    });
+                let chain = if same { wanted.clone() } else { unwanted(wanted) };
+                chains.insert(name.into(), chain);
+            },
+        )?;
+        self.foreign |= foreign;
+        Ok(())
+    }
+}
+
+/// Returns hook, priority, policy, and whether the type is `filter`; `None` for a chain without a hook.
+fn base(attributes: Attributes<'_>) -> Option<(u32, u32, u32, bool)> {
+    let hook = attributes.nest(4)?;
+    Some((
+        hook.number(1)?,
+        hook.number(2)?,
+        attributes.number(5)?,
+        attributes.text(7) == Some("filter"),
+    ))
+}
+
+/// Returns what cannot be changed about a set; `None` for what is not of any type of ours.
+fn set_kind(attributes: Attributes<'_>) -> Option<SetKind> {
+    let kind = SetKind {
+        flags: attributes.number(3).unwrap_or(0),
+        key_type: attributes.number(4)?,
+        key_length: attributes.number(5)?,
+    };
+    (!kind.is_map() || attributes.number(6) == Some(VERDICT)).then_some(kind)
+}
+
+/// Returns the elements of a set; `None` where one is of a kind that we never write.
+fn elements(socket: &Socket, set: &str) -> Result<Option<Vec<Element>>, Failure> {
+    let mut list = Some(Vec::new());
+    socket.dump(
+        Kind::GetSetElem,
+        |writer| {
+            writer.text(1, TABLE);
+            writer.text(2, set);
+        },
+        |message| {
+            let items = message.attributes().nest(3).unwrap_or_default();
+            let items = items.filter(|(kind, _)| *kind == ITEM);
+            for (_, value) in items {
+                match (Element::read(Attributes(value)), &mut list) {
+                    (Some(element), Some(list)) => list.push(element),
+                    (Some(_) | None, _) => list = None,
+                }
+            }
+        },
+    )?;
+    Ok(list)
+}
+
+/// A chain that differs from every wanted one.
+fn unwanted(wanted: &Chain) -> Chain {
+    let nonsense = Rule::new(
+        alloc::vec![Match::NotIn(Key::Protocol, "".into())],
+        Statement::Verdict(Verdict::Drop),
+    );
+    Chain { hook: wanted.hook, rules: alloc::vec![nonsense] }
+}

@@ -1,0 +1,161 @@
+//! The socket: the only place that speaks to the kernel, and the only one with `unsafe`.
+#![expect(unsafe_code, reason = "the standard library has no netlink sockets")]
+
+use alloc::vec::Vec;
+use core::ffi::c_int;
+use core::mem::size_of;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use super::batch::{Failure, Refusal, refusal};
+use super::message::{DONE, DUMP, ERROR, INTERRUPTED, Kind, Received, Writer, messages};
+
+/// The kernel's datagrams are at most this long.
+const DATAGRAM: usize = 64 * 1024;
+
+/// A netlink socket to netfilter, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    pub(crate) fn open() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // SAFETY: no pointers; the result is checked.
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        // The kernel explains its errors, and does not send the message back with them.
+        socket.option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1)?;
+        socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1)?;
+        Ok(socket)
+    }
+
+    fn option(&self, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(size_of::<c_int>()).unwrap_or_default();
+        // SAFETY: `value` lives through the call and has the length that is given.
+        let result = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                level,
+                name,
+                core::ptr::from_ref(&value).cast(),
+                length,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Sends a whole transaction or request at once.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        /// What fits without asking, with room to spare.
+        const UNASKED: usize = 100_000;
+        if bytes.len() > UNASKED {
+            // The kernel doubles the value. Not being allowed to shows as EMSGSIZE below.
+            let wanted = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
+            let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted);
+        }
+        loop {
+            // SAFETY: the pointer and length are those of a slice.
+            let sent =
+                unsafe { libc::send(self.0.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+            match usize::try_from(sent) {
+                Ok(sent) if sent == bytes.len() => return Ok(()),
+                Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receives one datagram.
+    pub(super) fn receive(&self) -> Result<Vec<u8>, Failure> {
+        let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
+        loop {
+            // SAFETY: the buffer has DATAGRAM bytes of capacity, all of which the kernel may write.
+            let received =
+                unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), DATAGRAM, 0) };
+            if let Ok(received) = usize::try_from(received) {
+                // SAFETY: the kernel wrote `received` bytes, which is at most the capacity.
+                unsafe { buffer.set_len(received) };
+                return Ok(buffer);
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // Answers were lost. What was asked for may have happened.
+                Some(libc::ENOBUFS) => return Err(Failure::Outdated),
+                Some(_) | None => return Err(Failure::Socket(error)),
+            }
+        }
+    }
+
+    /// Asks for one object; `None` where there is none.
+    pub(super) fn ask<T>(
+        &self,
+        kind: Kind,
+        content: impl FnOnce(&mut Writer),
+        read: impl FnOnce(Received<'_>) -> T,
+    ) -> Result<Option<T>, Failure> {
+        let mut writer = Writer::default();
+        writer.message(kind, 0, 1, content);
+        self.send(writer.bytes()).map_err(Failure::Socket)?;
+        let datagram = self.receive()?;
+        match messages(&datagram).next() {
+            Some(message) if message.number == ERROR => match refusal(&message) {
+                Some(Refusal { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Some(Refusal { error, .. }) => Err(Failure::Socket(error)),
+                None => Ok(None),
+            },
+            Some(message) => Ok(Some(read(message))),
+            None => Err(Failure::Outdated),
+        }
+    }
+
+    /// Asks for all objects of a kind.
+    pub(super) fn dump(
+        &self,
+        kind: Kind,
+        content: impl FnOnce(&mut Writer),
+        mut each: impl FnMut(Received<'_>),
+    ) -> Result<(), Failure> {
+        let mut writer = Writer::default();
+        writer.message(kind, DUMP, 1, content);
+        self.send(writer.bytes()).map_err(Failure::Socket)?;
+        let mut snapshot = true;
+        loop {
+            let datagram = self.receive()?;
+            for message in messages(&datagram) {
+                snapshot &= message.flags & INTERRUPTED == 0;
+                match message.number {
+                    DONE if snapshot => return Ok(()),
+                    DONE => return Err(Failure::Outdated),
+                    ERROR => {
+                        return match refusal(&message) {
+                            Some(Refusal { error, .. })
+                                if error.kind() == io::ErrorKind::NotFound =>
+                            {
+                                Err(Failure::Gone)
+                            }
+                            Some(Refusal { error, .. }) => Err(Failure::Socket(error)),
+                            None => Ok(()),
+                        };
+                    }
+                    _ => each(message),
+                }
+            }
+        }
+    }
+
+    /// Returns the generation of the namespace's nftables: a number that every change of anybody raises.
+    pub(crate) fn generation(&self) -> Result<u32, Failure> {
+        let answer = self.ask(Kind::GetGen, |_| {}, |message| message.attributes().number(1))?;
+        answer.flatten().ok_or(Failure::Outdated)
+    }
+}
