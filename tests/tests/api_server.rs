@@ -262,7 +262,7 @@ fn writes_are_defaulted_numbered_and_held_against_conflicts() {
     assert_eq!(created["spec"]["ingress"][0]["ports"][0]["protocol"], "TCP");
     assert_eq!(created["metadata"]["generation"], 1);
     assert_eq!(call(&server, "POST", path, &policy).0, 409);
-    let mut stale = created.clone();
+    let mut stale = created;
     stale["metadata"]["resourceVersion"] = json!("1");
     let (code, status) = call(&server, "PUT", &format!("{path}/a"), &stale);
     assert_eq!((code, status["reason"].as_str()), (409, Some("Conflict")));

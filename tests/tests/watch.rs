@@ -61,29 +61,8 @@ impl Follower {
     }
 
     fn apply(&mut self, change: &Change) {
-        let cluster = &mut self.cluster;
-        match change.clone() {
-            Change::PutPod(pod) => drop(cluster.pods.insert(pod.meta.object.clone(), pod)),
-            Change::DeletePod(pod) => drop(cluster.pods.remove(&pod)),
-            Change::PutNamespace(namespace) => {
-                drop(cluster.namespaces.insert(namespace.name().clone(), namespace));
-            }
-            Change::DeleteNamespace(name) => drop(cluster.namespaces.remove(&name)),
-            Change::PutNode(node) => drop(cluster.nodes.insert(node.name().clone(), node)),
-            Change::DeleteNode(name) => drop(cluster.nodes.remove(&name)),
-            Change::PutNetworkPolicy(policy) => {
-                drop(cluster.network_policies.insert(policy.meta.object.clone(), policy));
-            }
-            Change::DeleteNetworkPolicy(policy) => drop(cluster.network_policies.remove(&policy)),
-            Change::PutClusterNetworkPolicy(policy) => {
-                let name = policy.meta.object.name.clone();
-                cluster.cluster_network_policies.insert(name, policy);
-            }
-            Change::DeleteClusterNetworkPolicy(name) => {
-                drop(cluster.cluster_network_policies.remove(&name));
-            }
-            Change::InSync => self.is_synced = true,
-        }
+        self.is_synced |= *change == Change::InSync;
+        change.clone().apply_to(&mut self.cluster);
     }
 
     fn has_pod(&self, name: &str) -> bool {

@@ -10,7 +10,7 @@ use netpol_core::backend::SyncError;
 use netpol_core::compile::{Compiled, Diagnostic, Options, compile};
 use netpol_core::ir::{OwnNodeEgress, Ruleset, Scope, Settings};
 use netpol_core::model::Cluster;
-use netpol_k8s::watch::{Change, Event, Failure, Watch};
+use netpol_k8s::watch::{Event, Failure, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant as Moment, MissedTickBehavior, sleep_until};
 
@@ -153,7 +153,7 @@ impl Agent {
         let metrics = &self.shared.metrics;
         match event {
             Event::Change { change, heard } => {
-                if let Some(kind) = kind_of(&change) {
+                if let Some(kind) = change.kind() {
                     metrics.heard(kind);
                 }
                 self.state.take(change, heard);
@@ -314,24 +314,10 @@ fn chain(error: &dyn core::error::Error) -> String {
     text
 }
 
-const fn kind_of(change: &Change) -> Option<netpol_core::model::Kind> {
-    use netpol_core::model::Kind;
-    match change {
-        Change::PutPod(_) | Change::DeletePod(_) => Some(Kind::Pod),
-        Change::PutNamespace(_) | Change::DeleteNamespace(_) => Some(Kind::Namespace),
-        Change::PutNode(_) | Change::DeleteNode(_) => Some(Kind::Node),
-        Change::PutNetworkPolicy(_) | Change::DeleteNetworkPolicy(_) => Some(Kind::NetworkPolicy),
-        Change::PutClusterNetworkPolicy(_) | Change::DeleteClusterNetworkPolicy(_) => {
-            Some(Kind::ClusterNetworkPolicy)
-        }
-        Change::InSync => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::{AtomicBool, Ordering};
     use core::time::Duration;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;
 
     use alloc::sync::Arc;

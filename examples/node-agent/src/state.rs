@@ -18,45 +18,10 @@ pub(crate) struct State {
 impl State {
     /// Takes a change. What repeats what is known changes nothing.
     pub(crate) fn take(&mut self, change: Change, heard: Instant) {
-        let cluster = &mut self.cluster;
-        let changed = match change {
-            Change::PutPod(pod) => {
-                let old = cluster.pods.insert(pod.meta.object.clone(), pod.clone());
-                old != Some(pod)
-            }
-            Change::DeletePod(pod) => cluster.pods.remove(&pod).is_some(),
-            Change::PutNamespace(namespace) => {
-                let old = cluster.namespaces.insert(namespace.name().clone(), namespace.clone());
-                old != Some(namespace)
-            }
-            Change::DeleteNamespace(name) => cluster.namespaces.remove(&name).is_some(),
-            Change::PutNode(node) => {
-                let old = cluster.nodes.insert(node.name().clone(), node.clone());
-                old != Some(node)
-            }
-            Change::DeleteNode(name) => cluster.nodes.remove(&name).is_some(),
-            Change::PutNetworkPolicy(policy) => {
-                let name = policy.meta.object.clone();
-                let old = cluster.network_policies.insert(name, policy.clone());
-                old != Some(policy)
-            }
-            Change::DeleteNetworkPolicy(policy) => {
-                cluster.network_policies.remove(&policy).is_some()
-            }
-            Change::PutClusterNetworkPolicy(policy) => {
-                let name = policy.meta.object.name.clone();
-                let old = cluster.cluster_network_policies.insert(name, policy.clone());
-                old != Some(policy)
-            }
-            Change::DeleteClusterNetworkPolicy(name) => {
-                cluster.cluster_network_policies.remove(&name).is_some()
-            }
-            // The first rules are due even if there is no object at all: old ones may be in force.
-            Change::InSync => {
-                self.is_synced = true;
-                true
-            }
-        };
+        // The first rules are due even if there is no object at all: old ones may be in force.
+        let is_end_of_list = change == Change::InSync;
+        self.is_synced |= is_end_of_list;
+        let changed = change.apply_to(&mut self.cluster) || is_end_of_list;
         if changed {
             self.oldest.get_or_insert(heard);
         }
