@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
             }
             Event::Failing { kind, failure, .. } => eprintln!("{kind}: {failure}"),
             Event::Odd(oddity) => eprintln!("{oddity}"),
-            _ => {}
+            Event::Listed(_) | Event::Recovered(_) | _ => {}
         }
         // Not before everything is there: half a cluster would deny, or admit, what the whole does not.
         if is_synced {
