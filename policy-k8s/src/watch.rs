@@ -37,6 +37,7 @@ mod failure;
 mod reflector;
 mod request;
 mod served;
+mod strings;
 mod wire;
 
 use alloc::collections::{BTreeSet, VecDeque};

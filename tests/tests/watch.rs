@@ -1,5 +1,10 @@
 //! The watch of `netpol-k8s` against the test API server and everything that can go wrong between them.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "test support")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "test support"
+)]
 
 use core::time::Duration;
 
@@ -46,9 +51,7 @@ impl Follower {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !holds(self) {
             let event = timeout(deadline - Instant::now(), self.watch.next()).await;
-            let Ok(Some(event)) = event else {
-                std::panic::panic_any(format!("{what}: never; told {:?}", self.told))
-            };
+            let Ok(Some(event)) = event else { panic!("{what}: never; told {:?}", self.told) };
             if let Event::Change { change, .. } = &event {
                 self.apply(change);
             }

@@ -1,5 +1,4 @@
 //! Both controllers run.
-#![expect(clippy::unwrap_used, reason = "test support")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};

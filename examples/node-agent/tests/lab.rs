@@ -154,10 +154,8 @@ impl Fleet {
             if report.wrong.is_empty() {
                 return report;
             }
-            if Instant::now() > deadline {
-                let wrong: Vec<String> = report.wrong.iter().map(ToString::to_string).collect();
-                std::panic::panic_any(format!("{what}:\n{}\n{}", wrong.join("\n"), self.logs()));
-            }
+            let wrong: Vec<String> = report.wrong.iter().map(ToString::to_string).collect();
+            assert!(Instant::now() < deadline, "{what}:\n{}\n{}", wrong.join("\n"), self.logs());
         }
     }
 

@@ -1,5 +1,10 @@
 //! The manifests, held against the API's own types, against the command line, and against what the agent really asks.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test support")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "test support"
+)]
 
 extern crate alloc;
 

@@ -11,6 +11,7 @@ use netpol_core::model::{Kind, ObjectRef};
 use serde_json::value::RawValue;
 
 use super::Change;
+use super::strings::Strings;
 
 /// A kind of objects: where it is, how it is read.
 pub(super) trait Source: 'static {
@@ -25,6 +26,9 @@ pub(super) trait Source: 'static {
         raw: &RawValue,
         oddities: &mut Vec<Odd>,
     ) -> Result<(ObjectRef, Change), serde_json::Error>;
+
+    /// Has the object share its strings with others of its kind.
+    fn share(_: &mut Change, _: &mut Strings) {}
 
     /// The change that takes an object away.
     fn delete(object: ObjectRef) -> Change;
@@ -54,6 +58,12 @@ impl Source for Pods {
     ) -> Result<(ObjectRef, Change), serde_json::Error> {
         let pod = pod::read(raw.get(), oddities)?;
         Ok((pod.meta.object.clone(), Change::PutPod(pod)))
+    }
+
+    fn share(change: &mut Change, strings: &mut Strings) {
+        if let Change::PutPod(pod) = change {
+            pod::share(pod, strings);
+        }
     }
 
     fn delete(object: ObjectRef) -> Change {

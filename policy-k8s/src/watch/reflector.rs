@@ -17,6 +17,7 @@ use super::decode::{Odd, Source};
 use super::failure::Failure;
 use super::request::{Lines, get, whole};
 use super::served::is_served;
+use super::strings::Strings;
 use super::wire::{Line, Named, Page, Status};
 use super::{Change, Event, Listing, Oddity, Options};
 
@@ -33,6 +34,7 @@ pub(super) struct Reflector<S> {
     sender: mpsc::Sender<Event>,
     /// What the embedder was told of.
     known: BTreeSet<ObjectRef>,
+    strings: Strings,
     backoff: Backoff,
     listing: Listing,
     /// A continued list expired: the next one is had in one piece.
@@ -54,6 +56,7 @@ impl<S: Source> Reflector<S> {
             options,
             sender,
             known: BTreeSet::new(),
+            strings: Strings::default(),
             backoff,
             whole_list: false,
             is_failing: false,
@@ -332,7 +335,9 @@ impl<S: Source> Reflector<S> {
             let object = object.clone();
             self.send(Event::Odd(Oddity { kind: S::KIND, object, path, problem, effect })).await?;
         }
-        if let Ok((object, change)) = read {
+        if let Ok((mut object, mut change)) = read {
+            object.namespace = self.strings.share(object.namespace);
+            S::share(&mut change, &mut self.strings);
             self.known.insert(object);
             self.change(change).await?;
         }
