@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use core::error::Error;
 use core::fmt::{Debug, Display};
 
+use crate::engine::Delta;
 use crate::ir::{Flow, Ruleset, Verdict};
 
 /// A technology that rulesets lower to. Pure: no kernel, no files.
@@ -36,11 +37,32 @@ pub trait Dataplane: Debug {
     /// The previous ruleset stays in force; the error names our object and carries the cause.
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError>;
 
+    /// Makes it so after one change: `delta` leads from the ruleset of the last call to `ruleset`.
+    ///
+    /// A backend that cannot apply deltas syncs, and says so; the result is the same, the cost is not.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
+        let _ = delta;
+        self.sync(ruleset).map(|()| Updated::BySync)
+    }
+
     /// Takes everything of ours back out. Idempotent.
     ///
     /// # Errors
     /// Says what could not be removed.
     fn remove(&mut self) -> Result<(), SyncError>;
+}
+
+/// How an update was carried out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "a dataplane applies deltas or it does not")]
+pub enum Updated {
+    /// The delta alone was applied.
+    ByDelta,
+    /// The whole ruleset was synced, since this backend does not apply deltas.
+    BySync,
 }
 
 /// Why a ruleset cannot be lowered.

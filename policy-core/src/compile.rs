@@ -3,13 +3,15 @@
 //! `compile` never fails. What is odd in one object fails closed there and then, alone, and is told as a [`Diagnostic`]
 //! (DEC-16).
 
-mod cluster_network_policy;
+mod bind;
+pub(crate) mod cluster_network_policy;
 mod context;
 mod diagnostic;
 mod index;
-mod network_policy;
-mod peers;
-mod pipelines;
+pub(crate) mod network_policy;
+pub(crate) mod peers;
+pub(crate) mod pipelines;
+pub(crate) mod plan;
 mod pods;
 
 pub use diagnostic::{Diagnostic, Effect};
@@ -52,9 +54,7 @@ pub fn compile(cluster: &Cluster, options: &Options) -> Compiled {
     let pods = Pods::new(cluster, &options.scope, &mut diagnostics);
     let mut context = Context::new(cluster, &pods, diagnostics);
     let mut bindings = Bindings::default();
-    // The order here is the order of blocks in a pipeline: by priority and name, then by name (DEC-12).
-    cluster_network_policy::compile_all(&mut context, &mut bindings);
-    network_policy::compile_all(&mut context, &mut bindings);
+    bind::policies(&mut context, &mut bindings);
     let (endpoints, pipelines) = bindings.into_endpoints(&pods);
     let (peer_sets, mut diagnostics) = context.finish();
     diagnostics.sort_unstable();
@@ -85,7 +85,7 @@ pub fn compile(cluster: &Cluster, options: &Options) -> Compiled {
 }
 
 /// The order in which an object lists its addresses means nothing, so it must not reach the ruleset.
-fn ascending(addresses: &[core::net::IpAddr]) -> Vec<core::net::IpAddr> {
+pub(crate) fn ascending(addresses: &[core::net::IpAddr]) -> Vec<core::net::IpAddr> {
     let mut addresses = addresses.to_vec();
     addresses.sort_unstable();
     addresses.dedup();

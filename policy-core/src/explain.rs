@@ -20,8 +20,7 @@ use core::net::IpAddr;
 
 use self::miss::misses;
 use crate::ir::{
-    Action, Decision, Direction, Flow, Origin, PolicyRef, Reason, RuleBlock, Ruleset, SideDecision,
-    Verdict,
+    Action, Decision, Direction, Flow, Origin, PolicyRef, RuleBlock, Ruleset, SideDecision, Verdict,
 };
 use crate::model::{Cluster, ObjectRef};
 
@@ -171,16 +170,7 @@ impl Explainer<'_> {
         let endpoint = self.ruleset.owner(subject);
         let pipeline =
             endpoint.and_then(|endpoint| self.ruleset.pipeline(endpoint.pipeline(self.direction)));
-        let decided_by = match &decision.reason {
-            Reason::Rule(origin) => Some(origin),
-            Reason::NotPoliced
-            | Reason::SelfTraffic
-            | Reason::Hairpin
-            | Reason::OwnNode
-            | Reason::UnjudgedProtocol
-            | Reason::Isolated
-            | Reason::NotIsolated => None,
-        };
+        let decided_by = decision.reason.origin();
         let mut policies = Vec::new();
         if let Some(pipeline) = pipeline {
             let network_policy = pipeline.network_policy.as_deref().unwrap_or_default();

@@ -22,7 +22,7 @@ pub mod addresses;
 pub mod atoms;
 pub mod backend;
 pub mod compile;
-
+pub mod engine;
 pub mod explain;
 pub mod ir;
 

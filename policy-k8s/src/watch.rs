@@ -49,8 +49,10 @@ use netpol_core::model::{Kind, ObjectRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use change::Change;
+pub use change::{apply, kind_of};
 pub use failure::Failure;
+/// One thing that happened to one object, or the end of the first listing.
+pub use netpol_core::engine::Event as Change;
 
 use decode::{ClusterNetworkPolicies, Namespaces, NetworkPolicies, Nodes, Pods};
 use reflector::Reflector;

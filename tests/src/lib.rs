@@ -6,6 +6,7 @@ extern crate alloc;
 #[cfg(feature = "api-server")]
 pub mod api_server;
 pub mod cases;
+pub mod events;
 pub mod exam;
 pub mod generate;
 pub mod netlab;

@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use netpol_conformance::api_server::{self, ApiServer, Fault, StreamingLists};
 use netpol_core::model::{Cluster, Field, Kind, ObjectRef};
-use netpol_k8s::watch::{Change, Event, KINDS, Listing, Options, Watch};
+use netpol_k8s::watch::{Change, Event, KINDS, Listing, Options, Watch, apply};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
@@ -65,7 +65,7 @@ impl Follower {
 
     fn apply(&mut self, change: &Change) {
         self.is_synced |= *change == Change::InSync;
-        change.clone().apply_to(&mut self.cluster);
+        apply(change.clone(), &mut self.cluster);
     }
 
     fn has_pod(&self, name: &str) -> bool {

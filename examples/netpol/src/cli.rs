@@ -361,6 +361,8 @@ fn parse_port(text: &str) -> Result<(Protocol, u16), String> {
 pub(crate) enum BackendChoice {
     /// nftables: one table `inet netpol`.
     Nft,
+    /// iptables and ipset: chains and sets that begin with `NETPOL`.
+    Iptables,
 }
 
 const LOWER_HELP: &str = "\

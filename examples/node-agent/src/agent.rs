@@ -10,7 +10,7 @@ use netpol_core::backend::SyncError;
 use netpol_core::compile::{Compiled, Diagnostic, Options, compile};
 use netpol_core::ir::{OwnNodeEgress, Ruleset, Scope, Settings};
 use netpol_core::model::Cluster;
-use netpol_k8s::watch::{Event, Failure, Watch};
+use netpol_k8s::watch::{Event, Failure, Watch, kind_of};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant as Moment, MissedTickBehavior, sleep_until};
 
@@ -153,7 +153,7 @@ impl Agent {
         let metrics = &self.shared.metrics;
         match event {
             Event::Change { change, heard } => {
-                if let Some(kind) = change.kind() {
+                if let Some(kind) = kind_of(&change) {
                     metrics.heard(kind);
                 }
                 self.state.take(change, heard);

@@ -86,6 +86,8 @@ pub(crate) struct RunArgs {
 pub(crate) enum BackendName {
     /// The best that works here.
     Auto,
+    /// iptables and ipset, in the variant that is in use here.
+    Iptables,
     /// nftables.
     Nft,
 }

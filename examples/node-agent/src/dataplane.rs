@@ -2,6 +2,7 @@
 
 use netpol_core::backend::{Backend as _, Dataplane, LowerError, SyncError};
 use netpol_core::ir::Ruleset;
+use netpol_iptables::{Iptables, IptablesDataplane};
 use netpol_nft::{Nft, NftDataplane};
 
 use crate::cli::BackendName;
@@ -18,9 +19,16 @@ impl Kernel for NftDataplane {
     }
 }
 
+impl Kernel for IptablesDataplane {
+    fn generation(&mut self) -> Result<Option<u32>, SyncError> {
+        Ok(None)
+    }
+}
+
 pub(crate) fn open(name: BackendName) -> Box<dyn Kernel> {
     match name {
         BackendName::Auto | BackendName::Nft => Box::new(NftDataplane::new()),
+        BackendName::Iptables => Box::new(IptablesDataplane::new()),
     }
 }
 
@@ -30,5 +38,6 @@ pub(crate) fn program(name: BackendName, ruleset: &Ruleset) -> Result<String, Lo
         BackendName::Auto | BackendName::Nft => {
             Nft::default().lower(ruleset).map(|script| script.to_string())
         }
+        BackendName::Iptables => Iptables::default().lower(ruleset).map(|input| input.to_string()),
     }
 }

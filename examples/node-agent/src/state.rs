@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use netpol_core::model::{Cluster, Kind};
-use netpol_k8s::watch::Change;
+use netpol_k8s::watch::{self, Change};
 
 /// Objects, and the changes that wait.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl State {
         // The first rules are due even if there is no object at all: old ones may be in force.
         let is_end_of_list = change == Change::InSync;
         self.is_synced |= is_end_of_list;
-        let changed = change.apply_to(&mut self.cluster) || is_end_of_list;
+        let changed = watch::apply(change, &mut self.cluster) || is_end_of_list;
         if changed {
             self.oldest.get_or_insert(heard);
         }

@@ -41,6 +41,7 @@ struct Fleet {
     cluster: Cluster,
     agents: Vec<Agent>,
     folder: PathBuf,
+    backend: &'static str,
 }
 
 struct Agent {
@@ -51,13 +52,17 @@ struct Agent {
 
 impl Fleet {
     fn new(name: &str, cluster: Cluster) -> Self {
+        Self::with_backend(name, cluster, "auto")
+    }
+
+    fn with_backend(name: &str, cluster: Cluster, backend: &'static str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).unwrap();
         let exam = Exam::new(&cluster, Settings::default(), &[]).unwrap();
         let server = ApiServer::start(Options::default()).unwrap();
         let names = cluster.nodes.keys().map(ToString::to_string);
         let agents = names.map(|node| Agent::new(&exam, &server, &folder, node)).collect();
-        let mut fleet = Self { exam, server, cluster: Cluster::default(), agents, folder };
+        let mut fleet = Self { exam, server, cluster: Cluster::default(), agents, folder, backend };
         fleet.create(cluster);
         for node in 0..fleet.agents.len() {
             fleet.start(node);
@@ -84,6 +89,7 @@ impl Fleet {
             Command::new(env!("CARGO_BIN_EXE_netpol-agent"))
                 .args(["--node-name", &agent.node, "--listen", "127.0.0.1:9099"])
                 .args(["--resync", "10m", "--log", "debug,hyper=info,tower=info,kube=info"])
+                .args(["--backend", self.backend])
                 .arg("--kubeconfig")
                 .arg(&agent.kubeconfig)
                 .stdin(Stdio::null())
@@ -377,6 +383,23 @@ fn a_killed_agent_leaves_its_rules_and_a_new_one_takes_over() {
         fleet.reset(&base);
         fleet.start(0);
         fleet.until_right("what was missed", &flows);
+    });
+}
+
+#[test]
+fn upstream_scenarios_hold_through_the_api_with_iptables() {
+    kernel_test(|| {
+        let base = e2e::nine_pods();
+        let mut fleet = Fleet::with_backend("iptables", base.clone(), "iptables");
+        fleet.until_ready();
+        // Each step costs a second or more of other programs here: a few must do.
+        for scenario in e2e::all().unwrap().iter().step_by(12) {
+            for step in scenario.steps(&base, Family::V4).unwrap() {
+                fleet.step(&step);
+                fleet.until_right(&scenario.id, &flows(&step.matrices, &step.cluster));
+            }
+            fleet.reset(&base);
+        }
     });
 }
 

@@ -1,18 +1,15 @@
-//! ClusterNetworkPolicies to rule blocks.
+//! ClusterNetworkPolicies to plans.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
-
-use super::context::Context;
 use super::peers::Ends;
-use super::pipelines::{Bindings, Slot};
-use super::pods::{Row, index};
+use super::pipelines::Slot;
+use super::plan::{Plan, PlannedRule, PortQuery, Side};
+use super::pods::index;
 use super::{Diagnostic, Effect};
 use crate::ir::{
-    Action, Direction, NamespaceScope, Origin, Peers, PolicyKind, PolicyRef, Ports, Rule,
-    RuleBlock, Selector,
+    Action, Direction, NamespaceScope, Origin, PolicyKind, PolicyRef, Ports, Selector,
 };
 use crate::model::{
     ClusterAction, ClusterDestination, ClusterNetworkPolicy, ClusterPort, ClusterRule,
@@ -20,163 +17,106 @@ use crate::model::{
 };
 use crate::net::{PortSet, PrefixSet};
 
-/// Compiles every ClusterNetworkPolicy in the order they apply: by tier, priority and name (CNP-004, DEC-12).
-pub(super) fn compile_all(context: &mut Context<'_>, bindings: &mut Bindings) {
-    let mut policies: Vec<&ClusterNetworkPolicy> =
-        context.cluster.cluster_network_policies.values().collect();
-    policies.sort_by_key(|policy| (policy.tier, policy.priority)); // Stable: names ascend already.
-    let mut tied: Vec<Applied<'_>> = Vec::new();
-    for policy in policies {
-        let applied = compile(context, bindings, policy);
-        tied.retain(|other| {
-            (other.policy.tier, other.policy.priority) == (policy.tier, policy.priority)
-        });
-        tied.iter().for_each(|other| report_tie(context, other, &applied));
-        tied.push(applied);
-    }
-}
-
-/// A policy with the pods it applies to.
-struct Applied<'a> {
-    policy: &'a ClusterNetworkPolicy,
-    origin: Arc<PolicyRef>,
-    rows: Vec<Row>,
-}
-
-/// DEC-12: a tie is worth a word only where both policies can touch the same traffic with different actions.
-fn report_tie(context: &mut Context<'_>, first: &Applied<'_>, second: &Applied<'_>) {
-    let (one, other) = (first.policy, second.policy);
-    let share_pods = || first.rows.iter().any(|row| second.rows.binary_search(row).is_ok());
-    let differ = |left: &[ClusterRule], right: &[ClusterRule]| {
-        left.iter().any(|left| right.iter().any(|right| left.action != right.action))
-    };
-    if (differ(&one.ingress, &other.ingress) || differ(&one.egress, &other.egress)) && share_pods()
-    {
-        let (first, second, priority) = (first.origin.clone(), second.origin.clone(), one.priority);
-        context.report(Diagnostic::PriorityTie { first, second, priority });
-    }
-}
-
-fn compile<'a>(
-    context: &mut Context<'_>,
-    bindings: &mut Bindings,
-    policy: &'a ClusterNetworkPolicy,
-) -> Applied<'a> {
+/// Digests a ClusterNetworkPolicy.
+pub(crate) fn plan(policy: &ClusterNetworkPolicy) -> Plan {
     let object = policy.meta.object.clone();
-    let origin = Arc::new(PolicyRef {
-        kind: PolicyKind::ClusterNetworkPolicy,
-        object,
-        uid: policy.meta.uid.clone(),
-    });
+    let uid = policy.meta.uid.clone();
+    let origin = Arc::new(PolicyRef { kind: PolicyKind::ClusterNetworkPolicy, object, uid });
     let subject = match &policy.subject {
         ClusterSubject::Namespaces(namespaces) if !namespaces.is_unreadable() => {
             Some((NamespaceScope::Matching(namespaces.into()), Selector::everything()))
         }
-        ClusterSubject::Pods(pods) => namespaced(pods),
+        ClusterSubject::Pods(pods) => {
+            namespaced(pods).map(|(namespaces, pods)| (NamespaceScope::Matching(namespaces), pods))
+        }
         ClusterSubject::Namespaces(_) | ClusterSubject::Unknown => None,
     };
-    let Some((namespaces, pods)) = subject else {
-        let effect = Effect::SelectsNothing;
-        context.report(Diagnostic::UnreadablePolicy {
-            policy: origin.clone(),
-            field: "spec.subject",
-            effect,
-        });
-        return Applied { policy, origin, rows: Vec::new() };
-    };
-    let mut rows = context.select(&namespaces, &pods);
-    rows.retain(|row| context.pods.row(*row).is_some_and(|row| row.in_scope));
-    for (direction, rules) in
-        [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)]
-    {
-        let block = Block { policy: &origin, direction, rules };
-        block.bind(context, bindings, Slot::ordered(policy.tier, direction), &rows);
+    let (mut diagnostics, mut sides) = (Vec::new(), Vec::new());
+    if subject.is_some() {
+        for (direction, rules) in
+            [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)]
+        {
+            let planner = Planner { policy: &origin, direction, diagnostics: Vec::new() };
+            sides.push(Arc::new(planner.side(Slot::ordered(policy.tier, direction), rules)));
+        }
+    } else {
+        let (policy, field, effect) = (origin.clone(), "spec.subject", Effect::SelectsNothing);
+        diagnostics.push(Diagnostic::UnreadablePolicy { policy, field, effect });
     }
-    Applied { policy, origin, rows }
+    Plan { policy: origin, priority: policy.priority, subject, diagnostics, sides }
+}
+
+/// Says which policies of one tier and priority can touch the same traffic with different actions (DEC-12).
+///
+/// The plans come in the order they apply. `share` says whether two apply to a common pod; where actions do not differ,
+/// nobody asks.
+pub(crate) fn ties<'a, P: Copy>(
+    plans: impl IntoIterator<Item = (&'a Plan, P)>,
+    share: impl Fn(P, P) -> bool,
+) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut tied: Vec<(&Plan, P)> = Vec::new();
+    let place = |plan: &Plan| (plan.sides.first().map(|side| side.slot), plan.priority);
+    for (plan, pods) in plans {
+        if plan.sides.is_empty() {
+            continue; // Applies to no pod.
+        }
+        tied.retain(|(other, _)| place(other) == place(plan));
+        for (other, theirs) in &tied {
+            if differ(other, plan) && share(*theirs, pods) {
+                let (first, second) = (other.policy.clone(), plan.policy.clone());
+                let priority = plan.priority;
+                found.push(Diagnostic::PriorityTie { first, second, priority });
+            }
+        }
+        tied.push((plan, pods));
+    }
+    found
+}
+
+fn differ(one: &Plan, other: &Plan) -> bool {
+    one.sides.iter().any(|left| {
+        let right = other.side(left.direction()).into_iter().flat_map(|side| &side.actions);
+        right.into_iter().any(|right| left.actions.iter().any(|left| left != right))
+    })
 }
 
 /// CNP-011: a missing namespaceSelector means every namespace.
-fn namespaced(pods: &NamespacedPods) -> Option<(NamespaceScope, Selector)> {
+fn namespaced(pods: &NamespacedPods) -> Option<(Selector, Selector)> {
     let namespaces = match &pods.namespace_selector {
         Field::Absent | Field::Null => Selector::everything(),
         Field::Given(selector) => readable(selector)?,
         Field::Unreadable => return None,
     };
-    Some((NamespaceScope::Matching(namespaces), readable(&pods.pod_selector)?))
+    Some((namespaces, readable(&pods.pod_selector)?))
 }
 
 fn readable(selector: &LabelSelector) -> Option<Selector> {
     (!selector.is_unreadable()).then(|| selector.into())
 }
 
-/// One direction of one policy.
-struct Block<'a> {
+/// Digests one direction of one policy.
+struct Planner<'a> {
     policy: &'a Arc<PolicyRef>,
     direction: Direction,
-    rules: &'a [ClusterRule],
+    diagnostics: Vec<Diagnostic>,
 }
 
-impl Block<'_> {
-    /// Makes the block and binds it to every selected pod; one block for each meaning the port names have on ingress
-    /// (CNP-056). A policy whose rules match nothing does not appear (CNP-007).
-    fn bind(&self, context: &mut Context<'_>, bindings: &mut Bindings, slot: Slot, rows: &[Row]) {
-        let names: Vec<&Arc<str>> = match self.direction {
-            Direction::Ingress => self.rules.iter().flat_map(named_ports).collect(),
-            Direction::Egress => Vec::new(),
-        };
-        let mut blocks: HashMap<Vec<PortSet>, Option<u32>> = HashMap::new();
-        for row in rows {
-            let Some(pod) = context.pods.row(*row).map(|row| row.pod) else { continue };
-            let numbers = |name: &&Arc<str>| {
-                let ports = pod.named_ports(name);
-                PortSet::from_ranges(
-                    ports.map(|(protocol, number)| (protocol, number.get(), number.get())),
-                )
-            };
-            let resolution: Vec<PortSet> = names.iter().map(numbers).collect();
-            let block = match blocks.get(&resolution) {
-                Some(block) => *block,
-                None => {
-                    let rules = self.compile(context, &resolution);
-                    let block = RuleBlock::new(self.policy.clone(), self.direction, rules);
-                    let block = (!block.rules().is_empty()).then(|| bindings.add(block));
-                    blocks.insert(resolution, block);
-                    block
-                }
-            };
-            if let Some(block) = block {
-                bindings.bind(*row, slot, block);
-            }
-        }
+impl Planner<'_> {
+    fn side(mut self, slot: Slot, list: &[ClusterRule]) -> Side {
+        let mut actions: Vec<Action> = list.iter().map(|rule| action(rule.action)).collect();
+        actions.sort_unstable();
+        actions.dedup();
+        let rules = list
+            .iter()
+            .enumerate()
+            .filter_map(|(position, rule)| self.rule(index(position), rule))
+            .collect();
+        Side { slot, rules, actions, diagnostics: self.diagnostics }
     }
 
-    /// `resolution` holds the numbers of the block's port names on the subject, in the order they appear.
-    fn compile(&self, context: &mut Context<'_>, resolution: &[PortSet]) -> Vec<Rule> {
-        let mut rules = Vec::new();
-        let mut resolved = resolution.iter();
-        for (position, rule) in self.rules.iter().enumerate() {
-            let own: Vec<&PortSet> = match self.direction {
-                Direction::Ingress => resolved.by_ref().take(named_ports(rule).count()).collect(),
-                Direction::Egress => Vec::new(),
-            };
-            self.rule(context, index(position), rule, &own, &mut rules);
-        }
-        rules
-    }
-
-    fn rule(
-        &self,
-        context: &mut Context<'_>,
-        position: u32,
-        rule: &ClusterRule,
-        resolved: &[&PortSet],
-        rules: &mut Vec<Rule>,
-    ) {
-        let mut action = match rule.action {
-            ClusterAction::Accept => Action::Accept,
-            ClusterAction::Deny => Action::Deny,
-            ClusterAction::Pass => Action::Pass,
-        };
+    fn rule(&mut self, position: u32, rule: &ClusterRule) -> Option<PlannedRule> {
+        let mut action = action(rule.action);
         let numbers = match &rule.protocols {
             Field::Absent | Field::Null => Ports::Any, // CNP-052
             Field::Given(ports) if !ports.is_empty() && !ports.contains(&ClusterPort::Unknown) => {
@@ -186,82 +126,59 @@ impl Block<'_> {
                     }
                     ClusterPort::Named(_) | ClusterPort::Unknown => None,
                 });
-                let numbers = PortSet::from_ranges(ranges);
-                Ports::Set(Arc::new(
-                    resolved.iter().fold(numbers, |numbers, more| numbers.union(more)),
-                ))
+                Ports::Set(Arc::new(PortSet::from_ranges(ranges)))
             }
             // Ports that cannot be read, or cannot be (VAL-C-04), fail closed as peers do (CNP-041).
             Field::Given(_) | Field::Unreadable => {
-                let origin = self.origin(position, None);
                 if action == Action::Accept {
-                    context
-                        .report(Diagnostic::Unreadable { origin, effect: Effect::MatchesNothing });
-                    return;
+                    self.unreadable(position, None, Effect::MatchesNothing);
+                    return None;
                 }
-                context
-                    .report(Diagnostic::Unreadable { origin, effect: Effect::MatchesEverything });
+                self.unreadable(position, None, Effect::MatchesEverything);
                 action = Action::Deny;
                 Ports::Any
             }
         };
-        let mut ends: Vec<(u32, Ends)> = Vec::new();
+        let mut ends: Vec<(Option<u32>, Ends)> = Vec::with_capacity(rule.peers.len());
         for (peer, destination) in (0_u32..).zip(rule.peers.iter().map(|peer| &peer.destination)) {
             match self.ends(destination, action) {
-                Readable::Ends(more) => ends.push((peer, more)),
+                Readable::Ends(more) => ends.push((Some(peer), more)),
                 Readable::Nothing => {
-                    context.report(Diagnostic::DomainNames(self.origin(position, Some(peer))));
+                    self.diagnostics
+                        .push(Diagnostic::DomainNames(self.origin(position, Some(peer))));
                 }
                 Readable::No if action == Action::Accept => {
-                    let origin = self.origin(position, Some(peer));
-                    context
-                        .report(Diagnostic::Unreadable { origin, effect: Effect::MatchesNothing });
-                    return; // CNP-041: not only this peer but the whole rule.
+                    self.unreadable(position, Some(peer), Effect::MatchesNothing);
+                    return None; // CNP-041: not only this peer but the whole rule.
                 }
                 Readable::No => {
                     // CNP-041: a Deny or Pass rule that cannot be read denies everything of its direction.
-                    let origin = self.origin(position, Some(peer));
-                    context.report(Diagnostic::Unreadable {
-                        origin,
-                        effect: Effect::MatchesEverything,
-                    });
-                    let (peers, ports) = (Peers::Any, Ports::Any);
-                    rules.push(Rule {
-                        rule: position,
-                        peer: Some(peer),
+                    self.unreadable(position, Some(peer), Effect::MatchesEverything);
+                    return Some(PlannedRule {
+                        position,
                         action: Action::Deny,
-                        peers,
-                        ports,
+                        numbers: Ports::Any,
+                        names: Vec::new(),
+                        ends: alloc::vec![(Some(peer), Ends::Any)],
                     });
-                    return;
                 }
             }
         }
-        let mut names: Vec<Arc<str>> = match self.direction {
-            Direction::Ingress => Vec::new(),
-            Direction::Egress => named_ports(rule).cloned().collect(),
-        };
+        let mut names: Vec<PortQuery> = named_ports(rule)
+            .map(|name| PortQuery { protocol: None, name: name.clone() })
+            .collect();
         // The order of `protocols` means nothing.
         names.sort_unstable();
         names.dedup();
-        for (peer, ends) in ends {
-            let made =
-                |(peers, ports)| Rule { rule: position, peer: Some(peer), action, peers, ports };
-            if !matches!(&numbers, Ports::Set(ports) if ports.is_empty()) {
-                rules.push(made((ends.peers(context), numbers.clone())));
-            }
-            for name in &names {
-                rules.extend(ends.resolve(context, name, None).into_iter().map(made));
-            }
-        }
+        Some(PlannedRule { position, action, numbers, names, ends })
     }
 
     fn ends(&self, destination: &ClusterDestination, action: Action) -> Readable {
         let egress = self.direction == Direction::Egress;
         let ends = match destination {
-            ClusterDestination::Namespaces(selector) => readable(selector).map(|namespaces| {
-                Ends::Pods(NamespaceScope::Matching(namespaces), Selector::everything())
-            }),
+            ClusterDestination::Namespaces(selector) => {
+                readable(selector).map(|namespaces| Ends::Pods(namespaces, Selector::everything()))
+            }
             ClusterDestination::Pods(pods) => {
                 namespaced(pods).map(|(namespaces, pods)| Ends::Pods(namespaces, pods))
             }
@@ -282,6 +199,11 @@ impl Block<'_> {
         ends.map_or(Readable::No, Readable::Ends)
     }
 
+    fn unreadable(&mut self, rule: u32, peer: Option<u32>, effect: Effect) {
+        let origin = self.origin(rule, peer);
+        self.diagnostics.push(Diagnostic::Unreadable { origin, effect });
+    }
+
     fn origin(&self, rule: u32, peer: Option<u32>) -> Origin {
         Origin { policy: self.policy.clone(), direction: self.direction, rule, peer }
     }
@@ -293,6 +215,14 @@ enum Readable {
     /// Understood, but nothing can match it.
     Nothing,
     No,
+}
+
+const fn action(action: ClusterAction) -> Action {
+    match action {
+        ClusterAction::Accept => Action::Accept,
+        ClusterAction::Deny => Action::Deny,
+        ClusterAction::Pass => Action::Pass,
+    }
 }
 
 fn named_ports(rule: &ClusterRule) -> impl Iterator<Item = &Arc<str>> {

@@ -1,17 +1,19 @@
 //! What every policy's compilation shares: the pods, the indexes, the peer sets made so far.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::num::NonZeroU16;
 use core::ops::Range;
 
 use hashbrown::HashMap;
 
 use super::Diagnostic;
 use super::index::LabelIndex;
+use super::plan::{NameQuery, World};
 use super::pods::{Pods, Row, index};
 use crate::ir::{NamespaceScope, PeerSelector, PeerSet, PeerSetId, Selector};
-use crate::model::{Cluster, Node};
+use crate::model::{Cluster, Node, Protocol};
 
 /// State of one compilation.
 pub(super) struct Context<'a> {
@@ -79,18 +81,6 @@ impl<'a> Context<'a> {
         self.pods.namespaces.get(namespace as usize).map(|namespace| namespace.rows.clone())
     }
 
-    /// Returns the id of the set of `selector`, making the set on first use.
-    pub(super) fn peer_set(&mut self, selector: PeerSelector) -> PeerSetId {
-        if let Some(known) = self.ids.get(&selector) {
-            return *known;
-        }
-        let id = selector.id();
-        let set = self.members(selector.clone());
-        self.ids.insert(selector, id);
-        self.peer_sets.insert(id, Arc::new(set));
-        id
-    }
-
     fn members(&mut self, selector: PeerSelector) -> PeerSet {
         let mut networks = crate::net::PrefixSet::default();
         let addresses = match &selector {
@@ -142,5 +132,29 @@ impl<'a> Context<'a> {
 
     pub(super) fn finish(self) -> (BTreeMap<PeerSetId, Arc<PeerSet>>, Vec<Diagnostic>) {
         (self.peer_sets, self.diagnostics)
+    }
+}
+
+impl World for Context<'_> {
+    fn peer_set(&mut self, selector: PeerSelector) -> PeerSetId {
+        if let Some(known) = self.ids.get(&selector) {
+            return *known;
+        }
+        let id = selector.id();
+        let set = self.members(selector.clone());
+        self.ids.insert(selector, id);
+        self.peer_sets.insert(id, Arc::new(set));
+        id
+    }
+
+    fn numbers(&mut self, query: &NameQuery<'_>) -> BTreeSet<(Protocol, NonZeroU16)> {
+        let rows = self.select(query.namespaces, query.pods);
+        let rows = rows.into_iter().filter_map(|row| self.pods.row(row));
+        let inside = rows.filter(|row| {
+            query.networks.is_none_or(|networks| {
+                row.addresses.iter().any(|address| networks.contains(*address))
+            })
+        });
+        inside.flat_map(|row| row.pod.named_ports(query.name)).collect()
     }
 }

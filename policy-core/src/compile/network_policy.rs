@@ -1,71 +1,48 @@
-//! NetworkPolicies to rule blocks.
+//! NetworkPolicies to plans.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
-
-use super::context::Context;
 use super::peers::Ends;
-use super::pipelines::{Bindings, Slot};
-use super::pods::{Row, index};
+use super::pipelines::Slot;
+use super::plan::{Plan, PlannedRule, PortQuery, Side};
+use super::pods::index;
 use super::{Diagnostic, Effect};
 use crate::ir::{
-    Action, Direction, NamespaceScope, Origin, PolicyKind, PolicyRef, Ports, Rule, RuleBlock,
-    Selector,
+    Action, Direction, NamespaceScope, Origin, PolicyKind, PolicyRef, Ports, Selector,
 };
 use crate::model::{
-    Field, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule, PeerKind, PolicyPort,
-    PolicyPortNumber, PortName, Protocol,
+    Field, LabelSelector, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule, PeerKind,
+    PolicyPort, PolicyPortNumber, PortName, Protocol,
 };
 use crate::net::{PortSet, PrefixSet};
 
-/// Compiles every NetworkPolicy, in order of name.
-pub(super) fn compile_all(context: &mut Context<'_>, bindings: &mut Bindings) {
-    let cluster = context.cluster;
-    for policy in cluster.network_policies.values() {
-        compile(context, bindings, policy);
-    }
-}
-
-fn compile(context: &mut Context<'_>, bindings: &mut Bindings, policy: &NetworkPolicy) {
+/// Digests a NetworkPolicy.
+pub(crate) fn plan(policy: &NetworkPolicy) -> Plan {
     let object = policy.meta.object.clone();
     let own_namespace = NamespaceScope::One(object.namespace.clone());
-    let origin = Arc::new(PolicyRef {
-        kind: PolicyKind::NetworkPolicy,
-        object,
-        uid: policy.meta.uid.clone(),
-    });
+    let uid = policy.meta.uid.clone();
+    let origin = Arc::new(PolicyRef { kind: PolicyKind::NetworkPolicy, object, uid });
     let subject = match &policy.pod_selector {
         // NP-002: absent, null and `{}` select every pod of the namespace.
         Field::Absent | Field::Null => Some(Selector::everything()),
         Field::Given(selector) if !selector.is_unreadable() => Some(Selector::from(selector)),
         Field::Given(_) | Field::Unreadable => None,
     };
-    let selected = subject.clone().unwrap_or_default();
-    let mut rows = context.select(&own_namespace, &selected);
-    rows.retain(|row| context.pods.row(*row).is_some_and(|row| row.in_scope));
+    let mut diagnostics = Vec::new();
+    let mut isolates = |field| {
+        let (policy, effect) = (origin.clone(), Effect::Isolates);
+        diagnostics.push(Diagnostic::UnreadablePolicy { policy, field, effect });
+    };
     if subject.is_none() {
-        let effect = Effect::Isolates;
-        context.report(Diagnostic::UnreadablePolicy {
-            policy: origin.clone(),
-            field: "spec.podSelector",
-            effect,
-        });
+        isolates("spec.podSelector");
     }
     if policy.policy_types.is_unreadable() {
-        let effect = Effect::Isolates;
-        context.report(Diagnostic::UnreadablePolicy {
-            policy: origin.clone(),
-            field: "spec.policyTypes",
-            effect,
-        });
-    }
-    if rows.is_empty() {
-        return;
+        isolates("spec.policyTypes");
     }
     let types = policy.effective_types();
     let nothing = Field::Absent;
+    let mut sides = Vec::new();
     for (direction, isolates, rules) in [
         (Direction::Ingress, types.ingress, &policy.ingress),
         (Direction::Egress, types.egress, &policy.egress),
@@ -75,97 +52,41 @@ fn compile(context: &mut Context<'_>, bindings: &mut Bindings, policy: &NetworkP
         }
         // DEC-16: a policy whose subject cannot be read isolates its namespace and allows nothing.
         let rules = if subject.is_some() { rules } else { &nothing };
-        let block = Block { policy: &origin, direction, rules };
-        block.bind(context, bindings, &rows);
+        let planner = Planner { policy: &origin, direction, diagnostics: Vec::new() };
+        sides.push(Arc::new(planner.side(rules)));
     }
+    let subject = Some((own_namespace, subject.unwrap_or_default()));
+    Plan { policy: origin, priority: 0, subject, diagnostics, sides }
 }
 
-/// One direction of one policy.
-struct Block<'a> {
+/// Digests one direction of one policy.
+struct Planner<'a> {
     policy: &'a Arc<PolicyRef>,
     direction: Direction,
-    rules: &'a Field<Vec<NetworkPolicyRule>>,
+    diagnostics: Vec<Diagnostic>,
 }
 
-/// The numbers that the port names of a policy have on one subject, by rule.
-type Resolution = Vec<PortSet>;
-
-impl Block<'_> {
-    /// Makes the block and binds it to every selected pod. Where ingress rules name ports, pods on which the names mean
-    /// other numbers get another block (NP-086).
-    fn bind(&self, context: &mut Context<'_>, bindings: &mut Bindings, rows: &[Row]) {
-        let slot = Slot::NetworkPolicy(self.direction);
-        if self.direction == Direction::Egress || !self.names_ports() {
-            let rules = self.rules(context, &Vec::new());
-            let block = bindings.add(RuleBlock::new(self.policy.clone(), self.direction, rules));
-            rows.iter().for_each(|row| bindings.bind(*row, slot, block));
-            return;
-        }
-        let mut blocks: HashMap<Resolution, u32> = HashMap::new();
-        for row in rows {
-            let resolution = self.resolution(context, *row);
-            let block = match blocks.get(&resolution) {
-                Some(block) => *block,
-                None => {
-                    let rules = self.rules(context, &resolution);
-                    let block =
-                        bindings.add(RuleBlock::new(self.policy.clone(), self.direction, rules));
-                    blocks.insert(resolution, block);
-                    block
-                }
-            };
-            bindings.bind(*row, slot, block);
-        }
-    }
-
-    fn list(&self) -> &[NetworkPolicyRule] {
-        self.rules.given().map(Vec::as_slice).unwrap_or_default()
-    }
-
-    fn names_ports(&self) -> bool {
-        let ports = self.list().iter().filter_map(|rule| rule.ports.given()).flatten();
-        ports.into_iter().any(|port| named(port).is_some())
-    }
-
-    fn resolution(&self, context: &Context<'_>, row: Row) -> Resolution {
-        let Some(row) = context.pods.row(row) else { return Vec::new() };
-        let of_rule = |rule: &NetworkPolicyRule| {
-            let names = rule.ports.given().into_iter().flatten().filter_map(named);
-            PortSet::from_ranges(names.flat_map(|(protocol, name)| {
-                row.pod
-                    .named_ports(name.as_str())
-                    .filter(move |(found, _)| *found == protocol)
-                    .map(|(protocol, number)| (protocol, number.get(), number.get()))
-            }))
-        };
-        self.list().iter().map(of_rule).collect()
-    }
-
-    fn rules(&self, context: &mut Context<'_>, resolution: &Resolution) -> Vec<Rule> {
-        let mut rules = Vec::new();
-        if self.rules.is_unreadable() {
+impl Planner<'_> {
+    fn side(mut self, rules: &Field<Vec<NetworkPolicyRule>>) -> Side {
+        if rules.is_unreadable() {
             let (policy, effect) = (self.policy.clone(), Effect::MatchesNothing);
             let field = match self.direction {
                 Direction::Ingress => "spec.ingress",
                 Direction::Egress => "spec.egress",
             };
-            context.report(Diagnostic::UnreadablePolicy { policy, field, effect });
+            self.diagnostics.push(Diagnostic::UnreadablePolicy { policy, field, effect });
         }
-        for (position, rule) in self.list().iter().enumerate() {
-            let resolved = resolution.get(position);
-            self.rule(context, index(position), rule, resolved, &mut rules);
-        }
-        rules
+        let list = rules.given().map(Vec::as_slice).unwrap_or_default();
+        let rules = list
+            .iter()
+            .enumerate()
+            .filter_map(|(position, rule)| self.rule(index(position), rule))
+            .collect();
+        let slot = Slot::NetworkPolicy(self.direction);
+        Side { slot, rules, actions: Vec::new(), diagnostics: self.diagnostics }
     }
 
-    fn rule(
-        &self,
-        context: &mut Context<'_>,
-        position: u32,
-        rule: &NetworkPolicyRule,
-        resolved: Option<&PortSet>,
-        rules: &mut Vec<Rule>,
-    ) {
+    fn rule(&mut self, position: u32, rule: &NetworkPolicyRule) -> Option<PlannedRule> {
         let numbers = match &rule.ports {
             Field::Absent | Field::Null => Ports::Any, // NP-081
             Field::Given(ports) if ports.is_empty() => Ports::Any,
@@ -174,52 +95,32 @@ impl Block<'_> {
                     .iter()
                     .any(|port| port.protocol.is_unreadable() || port.port.is_unreadable())
                 {
-                    self.unreadable(context, position, None);
+                    self.unreadable(position, None);
                 }
-                let numbers = PortSet::from_ranges(ports.iter().filter_map(number_range));
-                Ports::Set(Arc::new(
-                    resolved.map_or(numbers.clone(), |resolved| numbers.union(resolved)),
-                ))
+                Ports::Set(Arc::new(PortSet::from_ranges(ports.iter().filter_map(number_range))))
             }
-            Field::Unreadable => return self.unreadable(context, position, None),
-        };
-        let mut names: Vec<(Protocol, Arc<str>)> = match self.direction {
-            Direction::Ingress => Vec::new(), // Resolved on the subject already.
-            Direction::Egress => {
-                let ports = rule.ports.given().into_iter().flatten();
-                ports
-                    .filter_map(named)
-                    .map(|(protocol, name)| (protocol, name.as_str().into()))
-                    .collect()
+            Field::Unreadable => {
+                self.unreadable(position, None);
+                return None;
             }
         };
+        let ports = rule.ports.given().into_iter().flatten();
+        let mut names: Vec<PortQuery> = ports
+            .filter_map(named)
+            .map(|(protocol, name)| PortQuery {
+                protocol: Some(protocol),
+                name: name.as_str().into(),
+            })
+            .collect();
         // The order of `ports` means nothing.
         names.sort_unstable();
         names.dedup();
-        for (peer, ends) in self.ends(context, position, rule) {
-            let made = |(peers, ports)| Rule {
-                rule: position,
-                peer,
-                action: Action::Accept,
-                peers,
-                ports,
-            };
-            if !matches!(&numbers, Ports::Set(ports) if ports.is_empty()) {
-                rules.push(made((ends.peers(context), numbers.clone())));
-            }
-            for (protocol, name) in &names {
-                rules.extend(ends.resolve(context, name, Some(*protocol)).into_iter().map(made));
-            }
-        }
+        let ends = self.ends(position, rule);
+        Some(PlannedRule { position, action: Action::Accept, numbers, names, ends })
     }
 
     /// Returns the ends of a rule with the index of the peer they come from.
-    fn ends(
-        &self,
-        context: &mut Context<'_>,
-        position: u32,
-        rule: &NetworkPolicyRule,
-    ) -> Vec<(Option<u32>, Ends)> {
+    fn ends(&mut self, position: u32, rule: &NetworkPolicyRule) -> Vec<(Option<u32>, Ends)> {
         match &rule.peers {
             // NP-030, NP-032: missing, null and `[]` all mean everybody.
             Field::Absent | Field::Null => alloc::vec![(None, Ends::Any)],
@@ -227,35 +128,33 @@ impl Block<'_> {
             Field::Given(peers) => {
                 let mut ends = Vec::with_capacity(peers.len());
                 for (index, peer) in (0_u32..).zip(peers) {
-                    match self.end(peer) {
+                    match Self::end(peer) {
                         Some(end) => ends.push((Some(index), end)),
-                        None => self.unreadable(context, position, Some(index)),
+                        None => self.unreadable(position, Some(index)),
                     }
                 }
                 ends
             }
             Field::Unreadable => {
-                self.unreadable(context, position, None);
+                self.unreadable(position, None);
                 Vec::new()
             }
         }
     }
 
-    fn end(&self, peer: &NetworkPolicyPeer) -> Option<Ends> {
-        let own = || NamespaceScope::One(self.policy.object.namespace.clone());
-        let readable = |selector: &crate::model::LabelSelector| !selector.is_unreadable();
+    fn end(peer: &NetworkPolicyPeer) -> Option<Ends> {
+        let readable = |selector: &LabelSelector| !selector.is_unreadable();
         match peer.kind() {
             PeerKind::PodsOfOwnNamespace(pods) if readable(pods) => {
-                Some(Ends::Pods(own(), pods.into()))
+                Some(Ends::OwnPods(pods.into()))
             }
-            PeerKind::Namespaces(namespaces) if readable(namespaces) => Some(Ends::Pods(
-                NamespaceScope::Matching(namespaces.into()),
-                Selector::everything(),
-            )),
+            PeerKind::Namespaces(namespaces) if readable(namespaces) => {
+                Some(Ends::Pods(namespaces.into(), Selector::everything()))
+            }
             PeerKind::PodsOfNamespaces { namespaces, pods }
                 if readable(namespaces) && readable(pods) =>
             {
-                Some(Ends::Pods(NamespaceScope::Matching(namespaces.into()), pods.into()))
+                Some(Ends::Pods(namespaces.into(), pods.into()))
             }
             PeerKind::IpBlock(block) => Some(Ends::Networks(PrefixSet::from_ip_block(block))),
             PeerKind::PodsOfOwnNamespace(_)
@@ -265,9 +164,9 @@ impl Block<'_> {
         }
     }
 
-    fn unreadable(&self, context: &mut Context<'_>, rule: u32, peer: Option<u32>) {
+    fn unreadable(&mut self, rule: u32, peer: Option<u32>) {
         let origin = Origin { policy: self.policy.clone(), direction: self.direction, rule, peer };
-        context.report(Diagnostic::Unreadable { origin, effect: Effect::MatchesNothing });
+        self.diagnostics.push(Diagnostic::Unreadable { origin, effect: Effect::MatchesNothing });
     }
 }
 

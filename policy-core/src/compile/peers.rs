@@ -1,22 +1,22 @@
 //! Peers with ports: where a port is named on egress, the peers split by the number the name resolves to.
 
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::num::NonZeroU16;
 
-use super::context::Context;
+use super::plan::{NameQuery, PortQuery, World};
 use crate::ir::{NamespaceScope, PeerSelector, Peers, Ports, ResolvedPort, Selector};
-use crate::model::Protocol;
 use crate::net::{PortSet, PrefixSet};
 
 /// The other end of a rule before its ports are known.
-#[derive(Clone, Debug)]
-pub(super) enum Ends {
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Ends {
     /// Everybody.
     Any,
-    /// Policed pods.
-    Pods(NamespaceScope, Selector),
+    /// Policed pods of the policy's own namespace (NP-050). Which one it is stands with the policy, so that policies made
+    /// from one template plan the same.
+    OwnPods(Selector),
+    /// Policed pods of matching namespaces.
+    Pods(Selector, Selector),
     /// Nodes by label.
     Nodes(Selector),
     /// Address ranges.
@@ -24,77 +24,62 @@ pub(super) enum Ends {
 }
 
 impl Ends {
-    /// Every policed pod: what a port name with no peers can resolve on (NP-088).
-    fn all_pods() -> (NamespaceScope, Selector) {
-        (NamespaceScope::Matching(Selector::everything()), Selector::everything())
-    }
-
     /// Returns the peers where ports do not narrow them.
-    pub(super) fn peers(&self, context: &mut Context<'_>) -> Peers {
+    pub(super) fn peers(&self, own: &Arc<str>, world: &mut impl World) -> Peers {
         match self {
             Self::Any => Peers::Any,
+            Self::OwnPods(pods) => {
+                let (namespaces, pods) = (NamespaceScope::One(own.clone()), pods.clone());
+                Peers::Set(world.peer_set(PeerSelector::Pods { namespaces, pods, port: None }))
+            }
             Self::Pods(namespaces, pods) => {
-                let (namespaces, pods) = (namespaces.clone(), pods.clone());
-                Peers::Set(context.peer_set(PeerSelector::Pods { namespaces, pods, port: None }))
+                let namespaces = NamespaceScope::Matching(namespaces.clone());
+                let pods = pods.clone();
+                Peers::Set(world.peer_set(PeerSelector::Pods { namespaces, pods, port: None }))
             }
             Self::Nodes(selector) => {
-                Peers::Set(context.peer_set(PeerSelector::Nodes(selector.clone())))
+                Peers::Set(world.peer_set(PeerSelector::Nodes(selector.clone())))
             }
             Self::Networks(networks) => {
-                Peers::Set(context.peer_set(PeerSelector::Networks(networks.clone())))
+                Peers::Set(world.peer_set(PeerSelector::Networks(networks.clone())))
             }
         }
     }
 
     /// Returns the ends on which a port name resolves, one entry for each number (NP-087, NP-088, DEC-15).
     ///
-    /// `protocol` narrows to one protocol; `None` takes every one (CNP-054). Ends without names (nodes, addresses that
-    /// are no pod) resolve nothing (NP-090).
+    /// Ends without names (nodes, addresses that are no pod) resolve nothing (NP-090).
     pub(super) fn resolve(
         &self,
-        context: &mut Context<'_>,
-        name: &Arc<str>,
-        protocol: Option<Protocol>,
+        own: &Arc<str>,
+        world: &mut impl World,
+        port: &PortQuery,
     ) -> Vec<(Peers, Ports)> {
-        let (rows, networks) = match self {
-            Self::Any => {
-                let (namespaces, pods) = Self::all_pods();
-                (context.select(&namespaces, &pods), None)
+        let everywhere = || NamespaceScope::Matching(Selector::everything());
+        // NP-088: with no peers, or addresses for peers, a name can resolve on every policed pod.
+        let (namespaces, pods, networks) = match self {
+            Self::OwnPods(pods) => (NamespaceScope::One(own.clone()), pods.clone(), None),
+            Self::Pods(namespaces, pods) => {
+                (NamespaceScope::Matching(namespaces.clone()), pods.clone(), None)
             }
-            Self::Pods(namespaces, pods) => (context.select(namespaces, pods), None),
-            Self::Networks(networks) => {
-                let (namespaces, pods) = Self::all_pods();
-                (context.select(&namespaces, &pods), Some(networks))
-            }
+            Self::Any => (everywhere(), Selector::everything(), None),
+            Self::Networks(networks) => (everywhere(), Selector::everything(), Some(networks)),
             Self::Nodes(_) => return Vec::new(),
         };
-        let rows = rows.into_iter().filter_map(|row| context.pods.row(row));
-        let inside = rows.filter(|row| {
-            networks.is_none_or(|networks| {
-                row.addresses.iter().any(|address| networks.contains(*address))
-            })
-        });
-        let numbers: BTreeSet<(Protocol, NonZeroU16)> = inside
-            .flat_map(|row| row.pod.named_ports(name))
-            .filter(|(found, _)| protocol.is_none_or(|wanted| wanted == *found))
-            .collect();
+        let (name, namespaces, pods) = (&port.name, &namespaces, &pods);
+        let numbers = world.numbers(&NameQuery { namespaces, pods, networks, name });
         let mut resolved = Vec::with_capacity(numbers.len());
-        for (protocol, number) in numbers {
+        for (protocol, number) in numbers.into_iter().filter(|(found, _)| port.accepts(*found)) {
             let port = ResolvedPort { name: name.clone(), protocol, number };
-            let selector = match self {
-                Self::Networks(networks) => PeerSelector::PodsInNetworks(networks.clone(), port),
-                Self::Pods(namespaces, pods) => PeerSelector::Pods {
-                    namespaces: namespaces.clone(),
-                    pods: pods.clone(),
-                    port: Some(port),
-                },
-                Self::Any | Self::Nodes(_) => {
-                    let (namespaces, pods) = Self::all_pods();
+            let selector = match networks {
+                Some(networks) => PeerSelector::PodsInNetworks(networks.clone(), port),
+                None => {
+                    let (namespaces, pods) = (namespaces.clone(), pods.clone());
                     PeerSelector::Pods { namespaces, pods, port: Some(port) }
                 }
             };
             let ports = PortSet::from_ranges([(protocol, number.get(), number.get())]);
-            resolved.push((Peers::Set(context.peer_set(selector)), Ports::Set(Arc::new(ports))));
+            resolved.push((Peers::Set(world.peer_set(selector)), Ports::Set(Arc::new(ports))));
         }
         resolved
     }

@@ -12,21 +12,21 @@ use crate::model::Tier;
 
 /// A tier of one direction. The order is the one bindings are sorted in.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     Admin(Direction),
     NetworkPolicy(Direction),
     Baseline(Direction),
 }
 
 impl Slot {
-    pub(super) const fn ordered(tier: Tier, direction: Direction) -> Self {
+    pub(crate) const fn ordered(tier: Tier, direction: Direction) -> Self {
         match tier {
             Tier::Admin => Self::Admin(direction),
             Tier::Baseline => Self::Baseline(direction),
         }
     }
 
-    const fn direction(self) -> Direction {
+    pub(crate) const fn direction(self) -> Direction {
         match self {
             Self::Admin(direction) | Self::NetworkPolicy(direction) | Self::Baseline(direction) => {
                 direction
@@ -114,14 +114,19 @@ impl Pipelines {
         let mut pipeline = Pipeline::open(direction);
         for (slot, block) in bound {
             let Some(block) = self.blocks.get(*block as usize).cloned() else { continue };
-            match slot {
-                Slot::Admin(_) => pipeline.admin.push(block),
-                Slot::NetworkPolicy(_) => {
-                    pipeline.network_policy.get_or_insert_default().push(block);
-                }
-                Slot::Baseline(_) => pipeline.baseline.push(block),
-            }
+            pipeline.add(*slot, block);
         }
         pipeline
+    }
+}
+
+impl Pipeline {
+    /// Adds a block behind those of its tier.
+    pub(crate) fn add(&mut self, slot: Slot, block: Arc<RuleBlock>) {
+        match slot {
+            Slot::Admin(_) => self.admin.push(block),
+            Slot::NetworkPolicy(_) => self.network_policy.get_or_insert_default().push(block),
+            Slot::Baseline(_) => self.baseline.push(block),
+        }
     }
 }

@@ -47,6 +47,23 @@ pub enum Reason {
     NotIsolated,
 }
 
+impl Reason {
+    /// Returns the rule that decided, if one did.
+    #[must_use]
+    pub const fn origin(&self) -> Option<&Origin> {
+        match self {
+            Self::Rule(origin) => Some(origin),
+            Self::NotPoliced
+            | Self::SelfTraffic
+            | Self::Hairpin
+            | Self::OwnNode
+            | Self::UnjudgedProtocol
+            | Self::Isolated
+            | Self::NotIsolated => None,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

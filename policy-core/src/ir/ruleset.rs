@@ -141,6 +141,92 @@ impl Ruleset {
         Self { scope, settings, nodes, endpoints, pipelines, peer_sets, owners }
     }
 
+    /// Puts an endpoint in, in place of the pod's old one. Returns that.
+    ///
+    /// Where an address moves from one endpoint to another, both are put; the order does not matter.
+    pub(crate) fn put_endpoint(&mut self, endpoint: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+        let before = self.endpoints.insert(endpoint.pod.clone(), endpoint.clone());
+        if let Some(before) = &before {
+            self.disown(before);
+        }
+        for address in &endpoint.addresses {
+            self.owners.insert(*address, endpoint.clone());
+        }
+        before
+    }
+
+    /// Takes an endpoint out.
+    pub(crate) fn remove_endpoint(&mut self, pod: &ObjectRef) -> Option<Arc<Endpoint>> {
+        let before = self.endpoints.remove(pod)?;
+        self.disown(&before);
+        Some(before)
+    }
+
+    fn disown(&mut self, endpoint: &Endpoint) {
+        for address in &endpoint.addresses {
+            if self.owners.get(address).is_some_and(|owner| owner.pod == endpoint.pod) {
+                self.owners.remove(address);
+            }
+        }
+    }
+
+    pub(crate) fn shared_endpoint(&self, pod: &ObjectRef) -> Option<&Arc<Endpoint>> {
+        self.endpoints.get(pod)
+    }
+
+    pub(crate) fn shared_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.values()
+    }
+
+    pub(crate) fn shared_pipelines(&self) -> impl Iterator<Item = (PipelineId, &Arc<Pipeline>)> {
+        self.pipelines.iter().map(|(id, pipeline)| (*id, pipeline))
+    }
+
+    pub(crate) fn shared_peer_sets(&self) -> impl Iterator<Item = (PeerSetId, &Arc<PeerSet>)> {
+        self.peer_sets.iter().map(|(id, set)| (*id, set))
+    }
+
+    pub(crate) fn put_pipeline(&mut self, id: PipelineId, pipeline: Arc<Pipeline>) {
+        self.pipelines.insert(id, pipeline);
+    }
+
+    pub(crate) fn remove_pipeline(&mut self, id: PipelineId) -> Option<Arc<Pipeline>> {
+        self.pipelines.remove(&id)
+    }
+
+    pub(crate) fn shared_pipeline(&self, id: PipelineId) -> Option<&Arc<Pipeline>> {
+        self.pipelines.get(&id)
+    }
+
+    pub(crate) fn put_peer_set(&mut self, id: PeerSetId, set: Arc<PeerSet>) {
+        self.peer_sets.insert(id, set);
+    }
+
+    pub(crate) fn remove_peer_set(&mut self, id: PeerSetId) -> Option<Arc<PeerSet>> {
+        self.peer_sets.remove(&id)
+    }
+
+    pub(crate) fn shared_peer_set(&self, id: PeerSetId) -> Option<&Arc<PeerSet>> {
+        self.peer_sets.get(&id)
+    }
+
+    /// Returns a set to change its members; a clone of the ruleset that shares the set keeps the old ones.
+    pub(crate) fn peer_set_mut(&mut self, id: PeerSetId) -> Option<&mut PeerSet> {
+        self.peer_sets.get_mut(&id).map(Arc::make_mut)
+    }
+
+    /// Says what addresses a node of the scope has, or that it is gone. Returns what was said before.
+    pub(crate) fn set_node(
+        &mut self,
+        name: &Arc<str>,
+        addresses: Option<Vec<IpAddr>>,
+    ) -> Option<Vec<IpAddr>> {
+        match addresses {
+            Some(addresses) => self.nodes.insert(name.clone(), addresses),
+            None => self.nodes.remove(name),
+        }
+    }
+
     /// Returns whose pods are policed.
     #[must_use]
     pub const fn scope(&self) -> &Scope {

@@ -1,7 +1,9 @@
 //! The IR as data for other programs, with a version.
 //!
-//! Reading is strict: ids are checked against the content they name, and the result against [`verify`], so that a
+//! Reading is strict: ids are checked against the content they name, and the result against [`verify`](super::verify), so that a
 //! ruleset from a file means exactly what one from `compile` means.
+
+mod read;
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -13,12 +15,12 @@ use core::num::NonZeroU16;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Direction, Endpoint, NamespaceScope, OtherProtocols, OwnNodeEgress, Parts,
-    PeerSelector, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, ResolvedPort, Rule,
-    RuleBlock, Ruleset, Scope, Selector, SelectorRequirement, Settings, Violated, verify,
+    Action, Direction, Endpoint, NamespaceScope, OtherProtocols, OwnNodeEgress, PeerSelector,
+    Peers, Pipeline, PolicyKind, Ports, ResolvedPort, Rule, RuleBlock, Ruleset, Scope, Selector,
+    SelectorRequirement, Violated,
 };
-use crate::model::{Cidr, ObjectRef, Operator, Protocol};
-use crate::net::{PortSet, PrefixSet};
+use crate::model::{Operator, Protocol};
+use crate::net::PrefixSet;
 
 /// The schema this version writes and reads.
 pub const SCHEMA_VERSION: &str = "netpol.ruleset/v1";
@@ -363,195 +365,6 @@ fn port_form(port: &ResolvedPort) -> ResolvedPortForm {
         protocol: port.protocol.into(),
         number: port.number,
     }
-}
-
-impl TryFrom<RulesetForm> for Ruleset {
-    type Error = SchemaError;
-
-    fn try_from(form: RulesetForm) -> Result<Self, SchemaError> {
-        if form.schema != SCHEMA_VERSION {
-            return Err(SchemaError::Version(form.schema));
-        }
-        let mut peer_sets = BTreeMap::new();
-        let mut set_ids = BTreeMap::new();
-        for PeerSetForm { id: written, selector, addresses } in form.peer_sets {
-            let selector = selector_of(selector)?;
-            let id = selector.id();
-            named(&written, &id.to_string())?;
-            let networks = match &selector {
-                PeerSelector::Networks(networks) => networks.clone(),
-                PeerSelector::Pods { .. }
-                | PeerSelector::Nodes(_)
-                | PeerSelector::PodsInNetworks(..) => PrefixSet::default(),
-            };
-            let set = PeerSet { selector, addresses: addresses.into_iter().collect(), networks };
-            once(peer_sets.insert(id, Arc::new(set)), &written)?;
-            set_ids.insert(written, id);
-        }
-        let mut blocks: BTreeMap<String, Arc<RuleBlock>> = BTreeMap::new();
-        for block in form.blocks {
-            let written = block.id.clone();
-            let block = block_of(block, &set_ids)?;
-            named(&written, &block.id().to_string())?;
-            once(blocks.insert(written.clone(), Arc::new(block)), &written)?;
-        }
-        let mut pipelines = BTreeMap::new();
-        let mut pipeline_ids = BTreeMap::new();
-        for pipeline in form.pipelines {
-            let written = pipeline.id.clone();
-            let pipeline = pipeline_of(pipeline, &blocks)?;
-            let id = pipeline.id();
-            named(&written, &id.to_string())?;
-            once(pipelines.insert(id, Arc::new(pipeline)), &written)?;
-            pipeline_ids.insert(written, id);
-        }
-        let pipeline = |id: String| {
-            pipeline_ids
-                .get(&id)
-                .copied()
-                .ok_or_else(|| SchemaError::Id { written: id, found: "no pipeline".into() })
-        };
-        let mut endpoints = Vec::with_capacity(form.endpoints.len());
-        for EndpointForm { namespace, name, node, addresses, ingress, egress } in form.endpoints {
-            endpoints.push(Endpoint {
-                pod: ObjectRef::new(&namespace, &name),
-                node: node.map(Into::into),
-                addresses,
-                ingress: pipeline(ingress)?,
-                egress: pipeline(egress)?,
-            });
-        }
-        let count = endpoints.len();
-        let ruleset = Self::new(Parts {
-            scope: match form.scope {
-                ScopeForm::Cluster => Scope::Cluster,
-                ScopeForm::Node(name) => Scope::Node(name.into()),
-            },
-            settings: Settings {
-                own_node_egress: if form.settings.enforce_own_node_egress {
-                    OwnNodeEgress::Enforce
-                } else {
-                    OwnNodeEgress::Allow
-                },
-                other_protocols: if form.settings.pass_other_protocols {
-                    OtherProtocols::Pass
-                } else {
-                    OtherProtocols::Judge
-                },
-            },
-            nodes: form
-                .nodes
-                .into_iter()
-                .map(|(name, addresses)| (name.into(), addresses))
-                .collect(),
-            endpoints,
-            pipelines,
-            peer_sets,
-        });
-        if ruleset.endpoints().len() != count {
-            return Err(SchemaError::Twice("an endpoint".into()));
-        }
-        verify(&ruleset)
-            .into_iter()
-            .next()
-            .map_or(Ok(ruleset), |violated| Err(SchemaError::Violated(violated)))
-    }
-}
-
-fn named(written: &str, found: &str) -> Result<(), SchemaError> {
-    if written == found {
-        return Ok(());
-    }
-    Err(SchemaError::Id { written: written.into(), found: found.into() })
-}
-
-fn once<T>(replaced: Option<T>, id: &str) -> Result<(), SchemaError> {
-    replaced.map_or(Ok(()), |_| Err(SchemaError::Twice(id.into())))
-}
-
-fn block_of(
-    form: BlockForm,
-    sets: &BTreeMap<String, super::PeerSetId>,
-) -> Result<RuleBlock, SchemaError> {
-    let mut rules = Vec::with_capacity(form.rules.len());
-    for RuleForm { rule, peer, action, peers, ports } in form.rules {
-        let peers = match peers {
-            None => Peers::Any,
-            Some(id) => match sets.get(&id) {
-                Some(id) => Peers::Set(*id),
-                None => return Err(SchemaError::Id { written: id, found: "no peer set".into() }),
-            },
-        };
-        let ports = ports.map_or(Ports::Any, |ranges| {
-            let ranges =
-                ranges.into_iter().map(|(protocol, low, high)| (protocol.into(), low, high));
-            Ports::Set(Arc::new(PortSet::from_ranges(ranges)))
-        });
-        rules.push(Rule { rule, peer, action: action.into(), peers, ports });
-    }
-    let object = ObjectRef::new(&form.namespace, &form.name);
-    let policy = PolicyRef { kind: form.kind.into(), object, uid: form.uid.map(Into::into) };
-    Ok(RuleBlock::new(Arc::new(policy), form.direction.into(), rules))
-}
-
-fn pipeline_of(
-    form: PipelineForm,
-    blocks: &BTreeMap<String, Arc<RuleBlock>>,
-) -> Result<Pipeline, SchemaError> {
-    let PipelineForm { id, direction, admin, network_policy, baseline } = form;
-    let tier = |ids: Vec<String>| -> Result<Vec<Arc<RuleBlock>>, SchemaError> {
-        let block = |block: String| {
-            let missing =
-                || SchemaError::MissingBlock { pipeline: id.clone(), block: block.clone() };
-            blocks.get(&block).cloned().ok_or_else(missing)
-        };
-        ids.into_iter().map(block).collect()
-    };
-    Ok(Pipeline {
-        direction: direction.into(),
-        admin: tier(admin)?,
-        network_policy: network_policy.map(&tier).transpose()?,
-        baseline: tier(baseline)?,
-    })
-}
-
-fn selector_of(form: PeerSelectorForm) -> Result<PeerSelector, SchemaError> {
-    let networks = |texts: Vec<String>| -> Result<PrefixSet, SchemaError> {
-        let parse = |text: String| Cidr::parse(&text).map_err(|_| SchemaError::Network(text));
-        let cidrs: Vec<Cidr> = texts.into_iter().map(parse).collect::<Result<_, _>>()?;
-        Ok(PrefixSet::from_cidrs(&cidrs))
-    };
-    Ok(match form {
-        PeerSelectorForm::Pods { namespaces, pods, port } => PeerSelector::Pods {
-            namespaces: match namespaces {
-                NamespacesForm::One(name) => NamespaceScope::One(name.into()),
-                NamespacesForm::Matching(requirements) => {
-                    NamespaceScope::Matching(requirements_of(requirements))
-                }
-            },
-            pods: requirements_of(pods),
-            port: port.map(port_of),
-        },
-        PeerSelectorForm::Nodes(requirements) => PeerSelector::Nodes(requirements_of(requirements)),
-        PeerSelectorForm::Networks(texts) => PeerSelector::Networks(networks(texts)?),
-        PeerSelectorForm::PodsInNetworks { networks: texts, port } => {
-            PeerSelector::PodsInNetworks(networks(texts)?, port_of(port))
-        }
-    })
-}
-
-fn requirements_of(forms: Vec<RequirementForm>) -> Selector {
-    Selector::new(forms.into_iter().map(|RequirementForm { key, operator, values }| {
-        SelectorRequirement {
-            key: key.into(),
-            operator: operator.into(),
-            values: values.into_iter().map(Into::into).collect(),
-        }
-    }))
-}
-
-fn port_of(form: ResolvedPortForm) -> ResolvedPort {
-    ResolvedPort { name: form.name.into(), protocol: form.protocol.into(), number: form.number }
 }
 
 #[cfg(test)]

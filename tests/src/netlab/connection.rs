@@ -104,6 +104,12 @@ impl Connection {
         let back = pass(&mut self.server, &mut self.client, word, timeout);
         if back == Observation::TimedOut { Observation::AnswerLost } else { back }
     }
+
+    /// Returns the same connection with its ends exchanged: the one that was dialled speaks first.
+    #[must_use]
+    pub fn turned(self) -> Self {
+        Self { client: self.server, server: self.client, ..self }
+    }
 }
 
 impl Wire {

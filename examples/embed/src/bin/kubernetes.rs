@@ -25,7 +25,7 @@ async fn main() -> anyhow::Result<()> {
         match event {
             Event::Change { change, .. } => {
                 is_synced |= change == Change::InSync;
-                change.apply_to(&mut cluster);
+                watch::apply(change, &mut cluster);
             }
             Event::Failing { kind, failure, .. } => eprintln!("{kind}: {failure}"),
             Event::Odd(oddity) => eprintln!("{oddity}"),

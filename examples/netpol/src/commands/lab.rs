@@ -11,6 +11,7 @@ use netpol_conformance::exam::{Exam, ExamError, traffic};
 use netpol_conformance::netlab::{Availability, Observation, Patience, Probe};
 use netpol_core::backend::{Dataplane, SyncError};
 use netpol_core::ir::{Flow, Verdict};
+use netpol_iptables::IptablesDataplane;
 use netpol_nft::NftDataplane;
 
 use super::Session;
@@ -128,6 +129,7 @@ fn enforce(
     };
     let mut dataplane: Box<dyn Dataplane + Send> = match args.backend {
         BackendChoice::Nft => Box::new(NftDataplane::new()),
+        BackendChoice::Iptables => Box::new(IptablesDataplane::new()),
     };
     let _progress = Progress::start("enforcing policies");
     match exam.enforce(&input.cluster, dataplane.as_mut()) {

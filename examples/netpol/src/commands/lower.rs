@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write as _};
 
 use netpol_core::backend::Backend as _;
+use netpol_iptables::Iptables;
 use netpol_nft::Nft;
 
 use super::Session;
@@ -13,10 +14,10 @@ use crate::outcome::Outcome;
 pub(crate) fn run(session: Session, args: &LowerArgs) -> anyhow::Result<Outcome> {
     let ruleset = compile_scope(session, &args.input, &args.evaluation, args.node.as_deref())?;
     let program = match args.backend {
-        BackendChoice::Nft => Nft::default().lower(&ruleset)?,
+        BackendChoice::Nft => Nft::default().lower(&ruleset)?.to_string(),
+        BackendChoice::Iptables => Iptables::default().lower(&ruleset)?.to_string(),
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    let program = program.to_string();
     out.write_all(program.as_bytes())?;
     if !program.ends_with('\n') {
         writeln!(out)?;

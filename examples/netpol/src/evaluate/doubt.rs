@@ -3,7 +3,7 @@
 //! Each doubt is tested by judging again under the other assumption; only a verdict that would change is doubtful.
 
 use netpol_core::ir::{
-    Direction, PeerSelector, Peers, Reason, Rule, Situation, Transport, Verdict, decide,
+    Direction, PeerSelector, Peers, Rule, Situation, Transport, Verdict, decide,
     depends_on_unknown_address,
 };
 use netpol_core::model::{
@@ -136,18 +136,10 @@ fn domain_rule<'a>(judge: &Judge<'a>, case: &Case, pod: &Pod) -> Option<&'a str>
         return None;
     }
     let policies = &judge.input.cluster.cluster_network_policies;
-    let decided = match &side.reason {
-        Reason::Rule(origin) => {
-            policies.get(&origin.policy.object.name).map(|policy| (rank(policy), origin.rule))
-        }
-        Reason::NotPoliced
-        | Reason::SelfTraffic
-        | Reason::Hairpin
-        | Reason::OwnNode
-        | Reason::UnjudgedProtocol
-        | Reason::Isolated
-        | Reason::NotIsolated => None,
-    };
+    let decided = side.reason.origin().and_then(|origin| {
+        let policy = policies.get(&origin.policy.object.name)?;
+        Some((rank(policy), origin.rule))
+    });
     let stands_before = |policy: &ClusterNetworkPolicy, rule: u32| match decided {
         Some(decided) => (rank(policy), rule) < decided,
         // Denied by isolation: only the Admin tier comes before.

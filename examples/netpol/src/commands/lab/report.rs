@@ -31,6 +31,7 @@ impl Report {
     const fn backend(&self) -> &'static str {
         match self.backend {
             BackendChoice::Nft => "nft",
+            BackendChoice::Iptables => "iptables",
         }
     }
 

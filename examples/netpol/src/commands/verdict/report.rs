@@ -267,16 +267,7 @@ pub(crate) fn policy(policy: &PolicyRef) -> Policy {
 
 fn side(input: &Input, ruleset: &Ruleset, case: &Case, direction: Direction) -> Side {
     let decision = case.side(direction);
-    let origin = match &decision.reason {
-        Reason::Rule(origin) => Some(origin),
-        Reason::NotPoliced
-        | Reason::SelfTraffic
-        | Reason::Hairpin
-        | Reason::OwnNode
-        | Reason::UnjudgedProtocol
-        | Reason::Isolated
-        | Reason::NotIsolated => None,
-    };
+    let origin = decision.reason.origin();
     let place = origin.map(|origin| place(&input.cluster, origin));
     let isolated_by = match &decision.reason {
         Reason::Isolated => isolated_by(ruleset, case, direction).into_iter().map(policy).collect(),

@@ -1,33 +1,36 @@
-//! Every backend's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
-#![expect(clippy::unwrap_used, clippy::print_stderr, clippy::panic, reason = "test support")]
+//! The netfilter front end's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "test support")]
+
+#[path = "support/bpf.rs"]
+mod bpf;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 use netpol_conformance::cases::{self, e2e};
 use netpol_conformance::exam::{self, Exam, Report};
 use netpol_conformance::generate::{self, Shape};
-use netpol_conformance::netlab::kernel_test;
-use netpol_core::backend::Dataplane;
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
-use netpol_nft::NftDataplane;
+use netpol_ebpf::{EbpfDataplane, Kernel};
 
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
 
-fn nft() -> Box<dyn Dataplane + Send> {
-    Box::new(NftDataplane::new())
+/// A dataplane that need not ask the kernel what it is.
+fn dataplane() -> EbpfDataplane {
+    static KERNEL: OnceLock<Kernel> = OnceLock::new();
+    EbpfDataplane::default().with_kernel(*KERNEL.get_or_init(|| Kernel::probe().unwrap()))
 }
 
 /// Builds a lab for one cluster, enforces, asks, takes the rules off again.
 fn examine(name: &str, cluster: &Cluster, settings: Settings, flows: &[Flow]) -> Report {
-    let mut dataplane = nft();
+    let mut dataplane = dataplane();
     let exam = Exam::new(cluster, settings, flows).unwrap_or_else(|error| fail(name, &error));
-    exam.enforce(cluster, dataplane.as_mut()).unwrap_or_else(|error| fail(name, &error));
+    exam.enforce(cluster, &mut dataplane).unwrap_or_else(|error| fail(name, &error));
     let report = exam.ask(cluster, flows).unwrap_or_else(|error| fail(name, &error));
-    exam.remove(dataplane.as_mut()).unwrap_or_else(|error| fail(name, &error));
+    exam.remove(&mut dataplane).unwrap_or_else(|error| fail(name, &error));
     report
 }
 
@@ -38,7 +41,7 @@ fn fail<T>(name: &str, error: &dyn core::error::Error) -> T {
         text += &format!(": {error}");
         source = error.source();
     }
-    panic!("{text}")
+    std::panic::panic_any(text)
 }
 
 /// Runs `examine` on every item, several at a time, and sums up.
@@ -78,7 +81,7 @@ fn check(what: &str, report: &Report, at_least: usize) {
 
 #[test]
 fn every_case_file_holds_in_the_kernel() {
-    kernel_test(|| {
+    bpf::kernel_test("the exam of the netfilter front end", || {
         let cases = cases::all().expect("the case files can be read");
         let cases: Vec<_> = cases.into_iter().filter(|case| !case.flows.is_empty()).collect();
         let report = all(&cases, |case| {
@@ -94,12 +97,12 @@ fn every_case_file_holds_in_the_kernel() {
 
 #[test]
 fn every_upstream_scenario_holds_in_the_kernel() {
-    kernel_test(|| {
+    bpf::kernel_test("the exam of the netfilter front end", || {
         let scenarios = e2e::all().expect("the scenarios can be read");
         let report = all(&scenarios, |scenario| {
             let mut base = e2e::nine_pods();
             exam::complete(&mut base, &[]);
-            let mut dataplane = nft();
+            let mut dataplane = dataplane();
             let exam = Exam::new(&base, Settings::default(), &[]).unwrap();
             let mut report = Report::default();
             let v4 = scenario.steps(&base, Family::V4).unwrap();
@@ -107,7 +110,7 @@ fn every_upstream_scenario_holds_in_the_kernel() {
             for (step, family) in
                 v4.iter().map(|s| (s, Family::V4)).chain(v6.iter().map(|s| (s, Family::V6)))
             {
-                exam.enforce(&step.cluster, dataplane.as_mut()).unwrap();
+                exam.enforce(&step.cluster, &mut dataplane).unwrap();
                 let flows: Vec<Flow> = step
                     .matrices
                     .iter()
@@ -116,7 +119,7 @@ fn every_upstream_scenario_holds_in_the_kernel() {
                     .collect();
                 report.add(exam.ask(&step.cluster, &flows).unwrap());
             }
-            exam.remove(dataplane.as_mut()).unwrap();
+            exam.remove(&mut dataplane).unwrap();
             report
         });
         check("upstream scenarios", &report, 8000);
@@ -125,7 +128,7 @@ fn every_upstream_scenario_holds_in_the_kernel() {
 
 #[test]
 fn generated_clusters_hold_in_the_kernel() {
-    kernel_test(|| {
+    bpf::kernel_test("the exam of the netfilter front end", || {
         let clusters: u64 =
             std::env::var("NETPOL_KERNEL_CLUSTERS").map_or(60, |text| text.parse().unwrap());
         let seed: u64 = std::env::var("NETPOL_SEED").map_or(1, |text| text.parse().unwrap());

@@ -1,0 +1,51 @@
+//! Names in a BPF file system, which keep hooks and slot alive without us.
+
+use alloc::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::sys;
+
+/// The directory of one network namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Pins(PathBuf);
+
+impl Pins {
+    /// The pins of the namespace with this inode, in a directory of ours.
+    pub(super) fn new(directory: &Path, inode: u64) -> Self {
+        Self(directory.join(inode.to_string()))
+    }
+
+    /// Gives an object a name.
+    pub(super) fn put(&self, name: &str, object: BorrowedFd<'_>) -> io::Result<()> {
+        fs::create_dir_all(&self.0)?;
+        sys::pin(object, &self.path(name)?)
+    }
+
+    /// Opens an object; none if there is no such name.
+    pub(super) fn get(&self, name: &str) -> io::Result<Option<OwnedFd>> {
+        match sys::get(&self.path(name)?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Takes all names away.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
+            fs::remove_file(entry?.path())?;
+        }
+        fs::remove_dir(&self.0)
+    }
+
+    fn path(&self, name: &str) -> io::Result<CString> {
+        CString::new(self.0.join(name).as_os_str().as_bytes()).map_err(io::Error::other)
+    }
+}

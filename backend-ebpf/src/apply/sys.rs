@@ -1,0 +1,344 @@
+//! The system calls that the standard library has no form of. The only unsafe code of this crate.
+#![expect(unsafe_code, reason = "bpf(2) and netlink sockets have no safe interface")]
+
+use core::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+/// The commands of bpf(2) that are used, by their number in the kernel's user API.
+#[derive(Clone, Copy, Debug)]
+#[repr(i32)]
+pub(super) enum Command {
+    MapCreate = 0,
+    MapUpdate = 2,
+    ProgramLoad = 5,
+    Pin = 6,
+    Get = 7,
+    TestRun = 10,
+    MapLookupBatch = 24,
+    MapUpdateBatch = 26,
+    LinkCreate = 28,
+    LinkDetach = 34,
+}
+
+/// An argument of bpf(2): numbers at places, and the memory that the kernel reads or writes, borrowed until the call.
+///
+/// INVARIANT (borrowed): every pointer in `raw` is to memory that `'a` borrows, and the number that says its size is the
+/// caller's duty in this file.
+struct Argument<'a> {
+    raw: [u64; 16],
+    borrows: core::marker::PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Argument<'a> {
+    const fn new() -> Self {
+        Self { raw: [0; 16], borrows: core::marker::PhantomData }
+    }
+
+    /// Puts 32 bits at a byte offset that is a multiple of four.
+    fn number(mut self, offset: usize, value: u32) -> Self {
+        if let Some(word) = self.raw.get_mut(offset / 8) {
+            // The halves of a word lie in memory in the order of the machine.
+            let first = offset.is_multiple_of(8) == cfg!(target_endian = "little");
+            *word |= u64::from(value) << if first { 0 } else { 32 };
+        }
+        self
+    }
+
+    fn descriptor(self, offset: usize, descriptor: BorrowedFd<'_>) -> Self {
+        self.number(offset, descriptor.as_raw_fd().cast_unsigned())
+    }
+
+    fn long(mut self, offset: usize, value: u64) -> Self {
+        if let Some(word) = self.raw.get_mut(offset / 8) {
+            *word = value;
+        }
+        self
+    }
+
+    fn read(self, offset: usize, memory: &'a [u8]) -> Self {
+        self.long(offset, memory.as_ptr().expose_provenance() as u64)
+    }
+
+    fn write(self, offset: usize, memory: &'a mut [u8]) -> Self {
+        self.long(offset, memory.as_mut_ptr().expose_provenance() as u64)
+    }
+
+    fn text(self, offset: usize, text: &'a CStr) -> Self {
+        self.read(offset, text.to_bytes_with_nul())
+    }
+
+    /// Puts a name of at most 15 bytes.
+    fn name(mut self, offset: usize, name: &str) -> Self {
+        for (index, chunk) in name.as_bytes().chunks(4).take(4).enumerate() {
+            let mut bytes = [0; 4];
+            for (to, from) in bytes.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            self = self.number(offset + 4 * index, u32::from_ne_bytes(bytes));
+        }
+        self
+    }
+
+    fn number_at(&self, offset: usize) -> u32 {
+        let bytes = self.raw.get(offset / 8).copied().unwrap_or(0).to_ne_bytes();
+        let half = bytes.chunks_exact(4).nth(offset % 8 / 4).and_then(|half| half.try_into().ok());
+        u32::from_ne_bytes(half.unwrap_or_default())
+    }
+
+    fn call(&mut self, command: Command) -> io::Result<i32> {
+        // SAFETY: `raw` is a valid place of that size. INVARIANT (borrowed) keeps what it points to alive and, where the
+        // kernel writes, exclusively ours; the wrappers below give the sizes of the slices they put in.
+        let outcome = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                command as libc::c_int,
+                self.raw.as_mut_ptr(),
+                size_of_val(&self.raw),
+            )
+        };
+        if outcome < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        i32::try_from(outcome).map_err(io::Error::other)
+    }
+
+    fn open(&mut self, command: Command) -> io::Result<OwnedFd> {
+        let descriptor: RawFd = self.call(command)?;
+        // SAFETY: the callers use commands that return a descriptor just opened, which has no other owner.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+}
+
+fn length(memory: &[u8]) -> io::Result<u32> {
+    u32::try_from(memory.len()).map_err(io::Error::other)
+}
+
+fn check(right: bool) -> io::Result<()> {
+    if right { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+/// The shape of a map.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// `enum bpf_map_type`.
+    pub(super) kind: u32,
+    pub(super) key: u32,
+    pub(super) value: u32,
+    pub(super) flags: u32,
+}
+
+/// A map in the kernel.
+#[derive(Debug)]
+pub(super) struct Map {
+    descriptor: OwnedFd,
+    shape: Shape,
+}
+
+impl Map {
+    pub(super) fn create(name: &str, shape: Shape, entries: u32) -> io::Result<Self> {
+        let descriptor = Argument::new()
+            .number(0, shape.kind)
+            .number(4, shape.key)
+            .number(8, shape.value)
+            .number(12, entries)
+            .number(16, shape.flags)
+            .name(28, name)
+            .open(Command::MapCreate)?;
+        Ok(Self { descriptor, shape })
+    }
+
+    /// Takes a map from a pin. Where it has another shape than this, the kernel refuses to change it.
+    pub(super) const fn from_descriptor(descriptor: OwnedFd, shape: Shape) -> Self {
+        Self { descriptor, shape }
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd as _;
+        self.descriptor.as_fd()
+    }
+
+    fn sizes(&self, key: &[u8], value: &[u8], rows: u32) -> io::Result<()> {
+        check(Some(length(key)?) == self.shape.key.checked_mul(rows))?;
+        check(Some(length(value)?) == self.shape.value.checked_mul(rows))
+    }
+
+    /// Adds or replaces one row.
+    pub(super) fn update(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.sizes(key, value, 1)?;
+        let mut argument = Argument::new();
+        argument = argument.descriptor(0, self.descriptor()).read(8, key).read(16, value);
+        argument.call(Command::MapUpdate).map(drop)
+    }
+
+    /// Adds or replaces rows, their keys and their values one after another.
+    pub(super) fn update_batch(&self, keys: &[u8], values: &[u8], rows: u32) -> io::Result<()> {
+        self.sizes(keys, values, rows)?;
+        Argument::new()
+            .read(16, keys)
+            .read(24, values)
+            .number(32, rows)
+            .descriptor(36, self.descriptor())
+            .call(Command::MapUpdateBatch)
+            .map(drop)
+    }
+
+    /// Reads at most `rows` rows into `keys` and `values`; returns how many there were.
+    pub(super) fn lookup_batch(
+        &self,
+        keys: &mut [u8],
+        values: &mut [u8],
+        rows: u32,
+    ) -> io::Result<u32> {
+        self.sizes(keys, values, rows)?;
+        // Where to go on: a number for hash maps, a key for others; at most as long as this.
+        let mut place = [0; 64];
+        let mut argument = Argument::new()
+            .write(8, &mut place)
+            .write(16, keys)
+            .write(24, values)
+            .number(32, rows)
+            .descriptor(36, self.descriptor());
+        match argument.call(Command::MapLookupBatch) {
+            // The end of the map.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            other => drop(other?),
+        }
+        Ok(argument.number_at(32))
+    }
+}
+
+/// A program's kind: `enum bpf_prog_type` and `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) program: u32,
+    pub(super) attach: u32,
+}
+
+/// Loads a program. On refusal, `log` gets what the verifier says if it has room.
+pub(super) fn load(
+    name: &str,
+    kind: Kind,
+    instructions: &[u8],
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    check(instructions.len().is_multiple_of(8))?;
+    let mut argument = Argument::new()
+        .number(0, kind.program)
+        .number(4, length(instructions)? / 8)
+        .read(8, instructions)
+        .text(16, c"Dual MIT/GPL")
+        .name(48, name)
+        .number(68, kind.attach);
+    if !log.is_empty() {
+        argument = argument.number(24, 1).number(28, length(log)?).write(32, log);
+    }
+    argument.open(Command::ProgramLoad)
+}
+
+/// What a program said of a packet that nobody sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    pub(super) returned: u32,
+    /// Nanoseconds for one run, on average.
+    pub(super) duration: u32,
+}
+
+/// Runs a program on a packet.
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: &[u8],
+    repeat: u32,
+) -> io::Result<Outcome> {
+    let mut argument = Argument::new()
+        .descriptor(0, program)
+        .number(8, length(packet)?)
+        .read(16, packet)
+        .number(32, repeat)
+        .number(40, length(context)?)
+        .read(48, context);
+    argument.call(Command::TestRun)?;
+    Ok(Outcome { returned: argument.number_at(4), duration: argument.number_at(36) })
+}
+
+/// Where a netfilter program is hooked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NetfilterHook {
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    pub(super) family: u32,
+    pub(super) hook: u32,
+    pub(super) priority: i32,
+}
+
+/// Hooks a program into the network namespace of the calling thread, until the descriptor is closed.
+pub(super) fn hook(program: BorrowedFd<'_>, kind: Kind, at: NetfilterHook) -> io::Result<OwnedFd> {
+    Argument::new()
+        .descriptor(0, program)
+        .number(8, kind.attach)
+        .number(16, at.family)
+        .number(20, at.hook)
+        .number(24, at.priority.cast_unsigned())
+        .open(Command::LinkCreate)
+}
+
+/// Takes a program off its hook, whoever else holds the link.
+pub(super) fn unhook(link: BorrowedFd<'_>) -> io::Result<()> {
+    Argument::new().descriptor(0, link).call(Command::LinkDetach).map(drop)
+}
+
+/// Gives an object a name in a BPF file system, which keeps it alive.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    Argument::new().text(0, path).descriptor(8, object).call(Command::Pin).map(drop)
+}
+
+/// Opens an object by its name in a BPF file system.
+pub(super) fn get(path: &CStr) -> io::Result<OwnedFd> {
+    Argument::new().text(0, path).open(Command::Get)
+}
+
+/// A netlink socket of the network namespace of the calling thread.
+#[derive(Debug)]
+pub(super) struct Netlink(OwnedFd);
+
+impl Netlink {
+    /// Opens a socket to nfnetlink. Reads give up after five seconds.
+    pub(super) fn netfilter() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // SAFETY: takes no pointers.
+        let descriptor = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just opened and has no other owner.
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        let patience = libc::timeval { tv_sec: 5, tv_usec: 0 };
+        // SAFETY: `patience` is a valid value of the size given.
+        let outcome = unsafe {
+            libc::setsockopt(
+                socket.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVTIMEO,
+                (&raw const patience).cast(),
+                libc::socklen_t::try_from(size_of_val(&patience)).unwrap_or(0),
+            )
+        };
+        if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+    }
+
+    pub(super) fn send(&self, messages: &[u8]) -> io::Result<()> {
+        // SAFETY: `messages` is valid for reads of its length.
+        let sent =
+            unsafe { libc::send(self.0.as_raw_fd(), messages.as_ptr().cast(), messages.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Returns the next datagram, cut to the length of `buffer`.
+    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        // SAFETY: `buffer` is valid for writes of its length.
+        let got =
+            unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        Ok(buffer.get(..got).unwrap_or_default())
+    }
+}

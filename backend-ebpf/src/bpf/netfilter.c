@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+ *
+ * The netfilter front end: FORWARD and LOCAL_IN, both families, behind connection tracking and destination NAT.
+ *
+ *   slot    what the hooks run: goes to the program of the ruleset in force
+ *   judge   one ruleset: its maps are filled before the slot points to it, and never changed while it does
+ */
+#include "judge.h"
+
+SECTION("slot") int run_slot(struct bpf_nf_ctx *ctx)
+{
+	bpf_tail_call(ctx, SLOT, 0);
+	return NF_DROP; /* No ruleset: the slot is filled before any hook is. */
+}
+
+/* Reads the ports, or what there is instead, at `offset`. */
+INLINE void transport(const struct bpf_dynptr *data, __u32 offset, __u32 fragment, struct packet *packet)
+{
+	/* A reply comes from the port that the connection was opened to. */
+	__u32 at = packet->reply ? 0 : 2;
+	__u32 protocol = packet->protocol;
+	if (place(protocol) < 3) {
+		__u8 ports[4];
+		if (fragment)
+			packet->content = LATER_FRAGMENT;
+		else if (!bpf_dynptr_read(ports, sizeof(ports), data, offset, 0)) {
+			packet->content = WITH_PORT;
+			packet->port = at ? ports[2] << 8 | ports[3] : ports[0] << 8 | ports[1];
+		}
+		return;
+	}
+	packet->content = WITHOUT_PORT;
+	if (protocol == IPPROTO_ICMPV6 && packet->source.family == 6 && !fragment) {
+		__u8 type;
+		if (bpf_dynptr_read(&type, sizeof(type), data, offset, 0))
+			packet->content = UNREADABLE;
+		else if (type >= 133 && type <= 137)
+			packet->content = NEIGHBOUR_DISCOVERY;
+	}
+}
+
+INLINE void ipv6_headers(const struct bpf_dynptr *data, __u32 protocol, struct packet *packet)
+{
+	__u32 offset = 40;
+	for (int count = 0; count < 8; count++) {
+		__u8 header[4];
+		switch (protocol) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_ROUTING:
+		case IPPROTO_DSTOPTS:
+			if (bpf_dynptr_read(header, sizeof(header), data, offset, 0))
+				return;
+			offset += (header[1] + 1) * 8;
+			break;
+		case IPPROTO_AH:
+			if (bpf_dynptr_read(header, sizeof(header), data, offset, 0))
+				return;
+			offset += (header[1] + 2) * 4;
+			break;
+		case IPPROTO_FRAGMENT:
+			if (bpf_dynptr_read(header, sizeof(header), data, offset, 0))
+				return;
+			offset += 8;
+			if (header[2] | (header[3] & 0xf8)) {
+				/* A later fragment begins in the middle of something; if that is no transport
+				 * header, what it belongs to is in the first one only. */
+				packet->protocol = header[0];
+				switch (header[0]) {
+				case IPPROTO_HOPOPTS:
+				case IPPROTO_ROUTING:
+				case IPPROTO_DSTOPTS:
+				case IPPROTO_AH:
+				case IPPROTO_FRAGMENT:
+					return;
+				}
+				return transport(data, offset, 1, packet);
+			}
+			break;
+		default:
+			packet->protocol = protocol;
+			return transport(data, offset, 0, packet);
+		}
+		protocol = header[0];
+	}
+}
+
+/* Judges the packet that opened the connection which this packet belongs to. */
+INLINE int verdict(struct bpf_nf_ctx *ctx, __u32 reply)
+{
+	struct bpf_dynptr data;
+	struct packet packet = { .reply = reply };
+	__u8 ip[40];
+	int version6 = ctx->state->pf == 10;
+	int forward = ctx->state->hook == NF_INET_FORWARD;
+	struct address *from = reply ? &packet.destination : &packet.source;
+	struct address *to = reply ? &packet.source : &packet.destination;
+	bpf_dynptr_from_skb(ctx->skb, 0, &data);
+	if (version6) {
+		if (bpf_dynptr_read(ip, 40, &data, 0, 0) || ip[0] >> 4 != 6)
+			return NF_DROP;
+		from->family = to->family = 6;
+		__builtin_memcpy(from->bytes, ip + 8, 16);
+		__builtin_memcpy(to->bytes, ip + 24, 16);
+	} else {
+		if (bpf_dynptr_read(ip, 20, &data, 0, 0) || ip[0] >> 4 != 4)
+			return NF_DROP;
+		from->family = to->family = 4;
+		__builtin_memcpy(from->bytes, ip + 12, 4);
+		__builtin_memcpy(to->bytes, ip + 16, 4);
+	}
+
+	struct endpoint *source = bpf_map_lookup_elem(ENDPOINTS, &packet.source);
+	struct endpoint *destination = forward ? bpf_map_lookup_elem(ENDPOINTS, &packet.destination) : 0;
+	__u32 egress = 0, ingress = 0;
+	if (source && destination && source->number == destination->number) {
+		egress = source->egress_of_hairpin;
+		ingress = destination->ingress_of_hairpin;
+	} else {
+		if (source)
+			egress = forward ? source->egress : source->egress_to_node;
+		if (destination)
+			ingress = destination->ingress;
+	}
+	if (!egress && !ingress)
+		return NF_ACCEPT;
+
+	if (version6) {
+		ipv6_headers(&data, ip[6], &packet);
+	} else {
+		packet.protocol = ip[9];
+		if ((ip[0] & 15) >= 5)
+			transport(&data, (ip[0] & 15) * 4, (ip[6] & 0x1f) | ip[7], &packet);
+	}
+	if (packet.content == NEIGHBOUR_DISCOVERY)
+		return NF_ACCEPT;
+	if (packet.content == UNREADABLE)
+		return NF_DROP;
+	if (!passes(egress, &packet.destination, &packet))
+		return NF_DROP;
+	if (!passes(ingress, &packet.source, &packet))
+		return NF_DROP;
+	return NF_ACCEPT;
+}
+
+SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
+{
+	/* Invalid packets have no pointer, untracked ones a state of their own: they are judged like new ones. */
+	__u64 conntrack = CONNTRACK(ctx->skb), generation = GENERATION;
+	__u32 state = conntrack & 7, reply = 0;
+	conntrack &= ~7ULL;
+	if (conntrack && (state == IP_CT_RELATED || state == IP_CT_RELATED_REPLY))
+		return NF_ACCEPT;
+	__u32 open = conntrack && (state == IP_CT_ESTABLISHED || state == IP_CT_ESTABLISHED_REPLY);
+	if (open) {
+		if (!generation)
+			return NF_ACCEPT;
+		reply = state == IP_CT_ESTABLISHED_REPLY;
+		if (reply && ctx->state->hook != NF_INET_FORWARD)
+			return NF_ACCEPT; /* The node opened it (NP-125, NP-128). */
+		/* A connection is judged once for each ruleset. Where one begins in the memory of another, its first
+		 * packet has been judged by this ruleset since, so what is noted holds for both. */
+		__u64 *checked = bpf_map_lookup_elem(CHECKED, &conntrack);
+		if (checked && *checked == generation)
+			return NF_ACCEPT;
+	}
+	int passed = verdict(ctx, reply);
+	if (open && passed == NF_ACCEPT)
+		bpf_map_update_elem(CHECKED, &conntrack, &generation, 0);
+	return passed;
+}

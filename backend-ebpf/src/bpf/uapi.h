@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+ *
+ * The part of the kernel's user API that the programs use. Kept here so that no system header can change a byte of what
+ * is compiled. */
+#pragma once
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+
+#define INLINE static __attribute__((always_inline)) inline
+#define SECTION(name) __attribute__((section(name), used))
+
+#define NF_DROP 0
+#define NF_ACCEPT 1
+#define NF_INET_LOCAL_IN 1
+#define NF_INET_FORWARD 2
+
+/* What the lowest bits of `_nfct` say (`enum ip_conntrack_info`). */
+#define IP_CT_ESTABLISHED 0
+#define IP_CT_RELATED 1
+#define IP_CT_NEW 2
+#define IP_CT_ESTABLISHED_REPLY 3
+#define IP_CT_RELATED_REPLY 4
+
+#define IPPROTO_HOPOPTS 0
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ROUTING 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_AH 51
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_DSTOPTS 60
+#define IPPROTO_SCTP 132
+
+/* What a netfilter program is given. */
+struct nf_hook_state {
+	__u8 hook;
+	__u8 pf;
+};
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	void *skb;
+};
+
+struct bpf_dynptr {
+	__u64 opaque[2];
+} __attribute__((aligned(8)));
+
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static long (*bpf_tail_call)(void *ctx, void *map, __u32 index) = (void *)12;
+static long (*bpf_dynptr_read)(void *to, __u32 length, const struct bpf_dynptr *from, __u32 offset,
+			       __u64 flags) = (void *)201;

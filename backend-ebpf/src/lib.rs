@@ -1,0 +1,59 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+extern crate alloc;
+
+#[cfg(feature = "apply")]
+mod apply;
+pub mod image;
+mod lower;
+
+#[cfg(feature = "apply")]
+#[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
+pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded};
+pub use image::MapImage;
+pub use lower::Limits;
+
+use netpol_core::backend::{Backend, LowerError, Program};
+use netpol_core::ir::{Flow, Ruleset, Verdict};
+
+/// Lowers rulesets to the maps of the program.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Ebpf {
+    /// How large the maps may get.
+    pub limits: Limits,
+}
+
+/// What becomes of open connections that a later ruleset denies (NP-162, DEC-09).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "there is no third")]
+pub enum Established {
+    /// They stay open.
+    Keep,
+    /// Their next packet is the last, whichever way it goes.
+    #[default]
+    Recheck,
+}
+
+impl Ebpf {
+    /// Returns a backend whose maps may get this large.
+    #[must_use]
+    pub const fn with_limits(limits: Limits) -> Self {
+        Self { limits }
+    }
+}
+
+impl Backend for Ebpf {
+    type Program = MapImage;
+
+    fn lower(&self, ruleset: &Ruleset) -> Result<MapImage, LowerError> {
+        lower::lower(ruleset, self.limits)
+    }
+}
+
+impl Program for MapImage {
+    fn verdict(&self, flow: &Flow) -> Verdict {
+        self.judge_flow(flow)
+    }
+}

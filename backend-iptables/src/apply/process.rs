@@ -1,0 +1,82 @@
+//! Child processes: the only place that talks to the kernel.
+
+use alloc::borrow::ToOwned as _;
+use alloc::format;
+use alloc::string::String;
+use core::error::Error;
+use core::fmt;
+use std::io::{self, Write as _};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use netpol_core::backend::SyncError;
+
+/// What a program said before it failed.
+#[derive(Debug)]
+struct Said(String);
+
+impl Error for Said {}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.trim().lines().next().unwrap_or("no reason given"))
+    }
+}
+
+/// Runs a program on an input and returns what it wrote. `object` is what of ours it is about.
+pub(super) fn run(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+    object: &str,
+) -> Result<String, SyncError> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| not_started(program, error))?;
+    let stdin = child.stdin.take();
+    let output = thread::scope(|scope| {
+        scope.spawn(move || {
+            // Where the program ends early, its exit status and words tell more than the broken pipe.
+            stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
+        });
+        child.wait_with_output()
+    });
+    let output = output.map_err(|error| SyncError::refused(object, error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(refusal(object, said))
+}
+
+fn refusal(object: &str, said: String) -> SyncError {
+    if said.contains("Operation not permitted") || said.contains("you must be root") {
+        return SyncError::Missing {
+            what: "the privilege to change the packet filter".to_owned(),
+            hint: "run as root or with CAP_NET_ADMIN and CAP_NET_RAW in the network namespace"
+                .to_owned(),
+        };
+    }
+    if said.contains("set type not supported") {
+        return SyncError::Missing {
+            what: format!("a set type of the kernel for {object}"),
+            hint: "load the kernel modules `ip_set_hash_ip`, `ip_set_hash_net` and `ip_set_hash_ipport`".to_owned(),
+        };
+    }
+    SyncError::refused(object, Said(said))
+}
+
+fn not_started(program: &str, error: io::Error) -> SyncError {
+    if error.kind() == io::ErrorKind::NotFound {
+        let package = if program == "ipset" { "ipset" } else { "iptables" };
+        return SyncError::Missing {
+            what: format!("the program `{program}`"),
+            hint: format!("install the Debian package `{package}`"),
+        };
+    }
+    SyncError::refused(format!("the program `{program}`"), error)
+}

@@ -1,0 +1,339 @@
+//! The kernel's own listing says what we meant, whatever was there before, in both variants.
+//!
+//! Every test works in a network namespace of its own, which ends with the test's thread. Without the privilege for that
+//! the tests say loudly that they did not run; with `NETPOL_REQUIRE_KERNEL=1` they fail.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "test support"
+)]
+
+extern crate alloc;
+
+#[path = "../../backend-nft/tests/support/rulesets.rs"]
+mod rulesets;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use netpol_core::backend::{Backend as _, Dataplane as _, SyncError};
+use netpol_core::ir::{Family, Ruleset};
+use netpol_iptables::{Iptables, IptablesDataplane, RestoreInput, Variant};
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::TestRunner;
+
+const VARIANTS: [Variant; 2] = [Variant::Nft, Variant::Legacy];
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Runs a test in a fresh network namespace for each variant, on a thread of its own that takes the namespace with it.
+fn in_namespace(test: fn(Variant)) {
+    for variant in VARIANTS {
+        let run = std::thread::spawn(move || {
+            // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
+            #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
+            let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+            if entered {
+                test(variant);
+            }
+            entered
+        });
+        match run.join() {
+            Ok(true) => {}
+            Ok(false)
+                if std::env::var_os("NETPOL_REQUIRE_KERNEL").is_some_and(|value| value == "1") =>
+            {
+                panic!("no privilege to make a network namespace, and NETPOL_REQUIRE_KERNEL=1")
+            }
+            Ok(false) => eprintln!("NOT RUN: no privilege to make a network namespace"),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&str], stdin: &str) -> String {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}\n{stdin}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// `iptables-nft` and its like, with words to say to it.
+fn iptables(variant: Variant, family: Family, words: &str) {
+    let program = format!("{}-{variant}", program(family));
+    run(&program, &words.split(' ').collect::<Vec<_>>(), "");
+}
+
+fn program(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+fn save(variant: Variant, family: Family) -> String {
+    run(&format!("{}-{variant}-save", program(family)), &[], "")
+}
+
+/// The chains in a text of `iptables-save`, built-in ones too, in no order; comments and counters left out.
+fn chains(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut chains = BTreeMap::new();
+    for line in text.lines() {
+        if let Some(chain) = line.strip_prefix(':') {
+            chains.insert(chain.split(' ').next().unwrap().to_owned(), Vec::new());
+        } else if let Some((name, rule)) =
+            line.strip_prefix("-A ").and_then(|line| line.split_once(' '))
+        {
+            chains.get_mut(name).unwrap().push(rule.to_owned());
+        }
+    }
+    chains
+}
+
+/// The sets in a text of `ipset`, each with what it is and its members, in no order.
+fn sets(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut sets: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let content = match words.as_slice() {
+            ["create", _, kind, "family", family, ..] => format!("{kind} {family}"),
+            ["add", _, member] => {
+                let whole = member.trim_end_matches("/32").trim_end_matches("/128");
+                whole.to_owned()
+            }
+            _ => panic!("{line}"),
+        };
+        sets.entry(words[1].to_owned()).or_default().insert(content);
+    }
+    sets
+}
+
+fn ours(chains: BTreeMap<String, Vec<String>>) -> BTreeMap<String, Vec<String>> {
+    chains.into_iter().filter(|(name, _)| name.starts_with("NETPOL-")).collect()
+}
+
+fn lower(ruleset: &Ruleset) -> RestoreInput {
+    Iptables::default().lower(ruleset).unwrap()
+}
+
+#[track_caller]
+fn assert_in_kernel(variant: Variant, program: &RestoreInput) {
+    assert_eq!(sets(&run("ipset", &["save"], "")), sets(&program.sets().to_string()));
+    for family in FAMILIES {
+        let there = chains(&save(variant, family));
+        for (hook, jump) in [("FORWARD", "-j NETPOL-FORWARD"), ("INPUT", "-j NETPOL-INPUT")] {
+            let jumps: Vec<usize> = there[hook]
+                .iter()
+                .enumerate()
+                .filter(|(_, rule)| *rule == jump)
+                .map(|(at, _)| at)
+                .collect();
+            assert_eq!(jumps, [0], "{hook} {family}: {:?}", there[hook]);
+        }
+        let wanted = ours(chains(&program.filter(family).to_string()));
+        assert_eq!(ours(there), wanted, "{variant} {family}");
+    }
+}
+
+fn assert_nothing_of_ours() {
+    assert_eq!(run("ipset", &["list", "-name"], ""), "");
+    for variant in VARIANTS {
+        for family in FAMILIES {
+            let text = save(variant, family);
+            assert!(!text.contains("NETPOL"), "{text}");
+        }
+    }
+}
+
+fn samples(count: usize) -> Vec<Ruleset> {
+    let mut runner = TestRunner::deterministic();
+    let strategy = rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over);
+    (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
+}
+
+#[test]
+fn the_restore_commands_load_the_text_and_the_save_commands_list_the_same() {
+    in_namespace(|variant| {
+        for ruleset in samples(16) {
+            let program = lower(&ruleset);
+            run("ipset", &["restore"], &program.sets().to_string());
+            for family in FAMILIES {
+                let restore = format!("{}-{variant}-restore", self::program(family));
+                run(&restore, &["--noflush"], &program.filter(family).to_string());
+            }
+            assert_in_kernel(variant, &program);
+            IptablesDataplane::with_variant(variant).remove().unwrap();
+            assert_nothing_of_ours();
+        }
+    });
+}
+
+#[test]
+fn sync_leads_from_any_ruleset_to_any_other() {
+    in_namespace(|variant| {
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        for ruleset in samples(24) {
+            dataplane.sync(&ruleset).unwrap();
+            assert_in_kernel(variant, &lower(&ruleset));
+        }
+    });
+}
+
+#[test]
+fn a_second_sync_of_the_same_makes_nothing_anew() {
+    in_namespace(|variant| {
+        // A set is given a random number when it is made, and a rule of nf_tables a handle.
+        let identities = || match variant {
+            Variant::Nft => {
+                (run("ipset", &["save"], ""), run("nft", &["-a", "list", "ruleset"], ""))
+            }
+            Variant::Legacy => (run("ipset", &["save"], ""), String::new()),
+        };
+        let sorted = |text: String| text.lines().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        for ruleset in samples(8) {
+            dataplane.sync(&ruleset).unwrap();
+            let (sets, rules) = identities();
+            dataplane.sync(&ruleset).unwrap();
+            let (sets_after, rules_after) = identities();
+            assert_eq!(sorted(sets), sorted(sets_after));
+            assert_eq!(rules, rules_after);
+        }
+    });
+}
+
+#[test]
+fn sync_repairs_what_others_damaged() {
+    in_namespace(|variant| {
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        let ruleset = samples(8).into_iter().find(|ruleset| lower(ruleset).sets().iter().len() > 3);
+        let ruleset = ruleset.unwrap();
+        let program = lower(&ruleset);
+        dataplane.sync(&ruleset).unwrap();
+        for family in FAMILIES {
+            for damage in [
+                "-F NETPOL-FORWARD",
+                "-F NETPOL-INPUT",
+                "-I NETPOL-FORWARD 1 -j ACCEPT",
+                "-D FORWARD -j NETPOL-FORWARD",
+                "-D INPUT -j NETPOL-INPUT",
+                "-I FORWARD 1 -s 9.9.9.9 -j ACCEPT",
+                "-A FORWARD -j NETPOL-FORWARD",
+                "-N NETPOL-FOREIGN",
+                "-A NETPOL-FORWARD -j NETPOL-FOREIGN",
+                "-F",
+            ] {
+                let damage = match family {
+                    Family::V4 => damage.to_owned(),
+                    Family::V6 => damage.replace("9.9.9.9", "9::9"),
+                };
+                iptables(variant, family, &damage);
+                if damage != "-N NETPOL-FOREIGN" {
+                    dataplane.sync(&ruleset).unwrap();
+                    assert_in_kernel(variant, &program);
+                }
+            }
+        }
+        for (name, elements) in program.sets().iter() {
+            for damage in [
+                format!("flush {name}\n"),
+                "create NETPOL-more hash:ip\nadd NETPOL-more 9.9.9.9\n".to_owned(),
+                "create NETPOL-spare hash:net\n".to_owned(),
+                match (elements.kind(), elements.family()) {
+                    ("hash:ip,port", Family::V4) => format!("add {name} 9.9.9.9,tcp:9\n"),
+                    ("hash:ip,port", Family::V6) => format!("add {name} 9::9,tcp:9\n"),
+                    (_, Family::V4) => format!("add {name} 0.0.0.9\n"),
+                    (_, Family::V6) => format!("add {name} 0::9\n"),
+                },
+            ] {
+                run("ipset", &["restore"], &damage);
+                dataplane.sync(&ruleset).unwrap();
+                assert_in_kernel(variant, &program);
+            }
+        }
+    });
+}
+
+#[test]
+fn remove_leaves_nothing_of_ours_and_everything_of_others() {
+    in_namespace(|variant| {
+        run("ipset", &["restore"], "create others hash:ip\nadd others 9.9.9.9\n");
+        iptables(variant, Family::V4, "-N OTHERS");
+        iptables(variant, Family::V4, "-A OTHERS -m set --match-set others src -j DROP");
+        iptables(variant, Family::V4, "-A FORWARD -j OTHERS");
+        iptables(variant, Family::V4, "-P FORWARD DROP");
+        iptables(variant, Family::V6, "-A INPUT -s 9::9 -j ACCEPT");
+        let others = || {
+            let rules = FAMILIES.map(|family| {
+                let text = save(variant, family);
+                let policies = text.lines().filter(|line| line.contains("DROP [")).count();
+                (chains(&text), policies)
+            });
+            (run("ipset", &["save"], ""), rules)
+        };
+        let before = others();
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        dataplane.remove().unwrap();
+        for ruleset in samples(2) {
+            dataplane.sync(&ruleset).unwrap();
+            iptables(variant, Family::V4, "-C FORWARD -j OTHERS");
+        }
+        dataplane.remove().unwrap();
+        assert_eq!(others(), before);
+        dataplane.remove().unwrap();
+        assert_eq!(others(), before);
+    });
+}
+
+#[test]
+fn a_change_that_the_kernel_refuses_in_one_family_leaves_both_as_they_were() {
+    in_namespace(|variant| {
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        let mut rulesets = samples(8).into_iter();
+        let (first, second) = (rulesets.next().unwrap(), rulesets.next_back().unwrap());
+        let (old, new) = (lower(&first), lower(&second));
+        dataplane.sync(&first).unwrap();
+        let chains = old.filter(Family::V6).chains.keys();
+        let stale =
+            |name: &&alloc::sync::Arc<str>| !new.filter(Family::V6).chains.contains_key(*name);
+        let stale = chains.rev().find(stale).expect("something goes away").clone();
+        // What a rule of others leads to cannot be deleted.
+        iptables(variant, Family::V6, &format!("-A OUTPUT -j {stale}"));
+        let error = dataplane.sync(&second).unwrap_err();
+        assert!(matches!(error, SyncError::Refused { .. }), "{error:?}");
+        assert_in_kernel(variant, &old);
+        iptables(variant, Family::V6, &format!("-D OUTPUT -j {stale}"));
+        dataplane.sync(&second).unwrap();
+        assert_in_kernel(variant, &new);
+    });
+}
+
+#[test]
+fn the_variant_of_the_others_is_used_and_the_other_cleaned() {
+    in_namespace(|variant| {
+        let ruleset = samples(1).remove(0);
+        let other = VARIANTS.into_iter().find(|other| *other != variant).unwrap();
+        IptablesDataplane::with_variant(other).sync(&ruleset).unwrap();
+        iptables(variant, Family::V4, "-A FORWARD -s 9.9.9.9 -j ACCEPT");
+        IptablesDataplane::new().sync(&ruleset).unwrap();
+        assert_in_kernel(variant, &lower(&ruleset));
+        for family in FAMILIES {
+            assert!(!save(other, family).contains("NETPOL"));
+        }
+        iptables(other, Family::V4, "-t mangle -N KUBE-KUBELET-CANARY");
+        IptablesDataplane::new().sync(&ruleset).unwrap();
+        assert_in_kernel(other, &lower(&ruleset));
+        IptablesDataplane::new().remove().unwrap();
+        assert_nothing_of_ours();
+    });
+}

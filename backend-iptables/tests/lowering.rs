@@ -1,0 +1,122 @@
+//! The program judges as the ruleset does, and says it in the same bytes every time.
+#![expect(clippy::unwrap_used, reason = "test support")]
+
+extern crate alloc;
+
+#[path = "../../backend-nft/tests/support/rulesets.rs"]
+mod rulesets;
+
+use alloc::collections::BTreeSet;
+
+use netpol_conformance::generate::{self, Case, Shape};
+use netpol_core::backend::{Backend as _, Program as _};
+use netpol_core::compile::{Options, compile};
+use netpol_core::ir::{Dialled, Family, Flow, Ruleset, Scope, Transport};
+use netpol_core::model::Protocol;
+use netpol_iptables::restore::PREFIX;
+use netpol_iptables::{Iptables, OwnAddress, RestoreInput};
+use proptest::prelude::*;
+
+fn lower(ruleset: &Ruleset) -> RestoreInput {
+    Iptables::default().lower(ruleset).unwrap()
+}
+
+/// Every flow of the small world, dialled both ways.
+fn small_world() -> Vec<Flow> {
+    let ports = Protocol::ALL
+        .into_iter()
+        .flat_map(|protocol| rulesets::EDGES.map(|port| Transport::Port(protocol, port)));
+    let transports: Vec<Transport> = ports.chain([1, 58, 47].map(Transport::Other)).collect();
+    let mut flows = Vec::new();
+    for source in rulesets::addresses() {
+        let same_family = |address: &core::net::IpAddr| address.is_ipv4() == source.is_ipv4();
+        for destination in rulesets::addresses().into_iter().filter(same_family) {
+            for transport in &transports {
+                let flow = Flow::new(source, destination, *transport);
+                flows.extend([flow, Flow { dialled: Dialled::Service, ..flow }]);
+            }
+        }
+    }
+    flows
+}
+
+fn judges_alike(ruleset: &Ruleset, flows: &[Flow]) -> Result<(), TestCaseError> {
+    for own_address in [OwnAddress::Compare, OwnAddress::List] {
+        let program = Iptables { own_address }.lower(ruleset).unwrap();
+        program_judges_alike(&program, ruleset, flows)?;
+        is_well_formed(&program)?;
+    }
+    Ok(())
+}
+
+fn program_judges_alike(
+    program: &RestoreInput,
+    ruleset: &Ruleset,
+    flows: &[Flow],
+) -> Result<(), TestCaseError> {
+    for flow in flows {
+        let expected = ruleset.verdict(flow);
+        prop_assert_eq!(
+            program.verdict(flow),
+            expected.verdict,
+            "{} {:?}\negress {}\ningress {}\n{}\n{}",
+            flow,
+            flow.dialled,
+            expected.egress.reason,
+            expected.ingress.reason,
+            ruleset,
+            program
+        );
+    }
+    Ok(())
+}
+
+/// The kernel takes it: short names, nothing referred to that is not there, and nothing there that is not referred to.
+fn is_well_formed(program: &RestoreInput) -> Result<(), TestCaseError> {
+    let text = program.to_string();
+    let mut used = BTreeSet::new();
+    for line in text.lines().filter(|line| line.starts_with("-A") || line.starts_with("-I")) {
+        let words: Vec<&str> = line.split(' ').collect();
+        for pair in words.windows(2) {
+            if let ["--match-set" | "-j" | "-g", name] = pair
+                && name.starts_with(PREFIX)
+            {
+                used.insert((*name).to_owned());
+            }
+        }
+    }
+    let chains = [Family::V4, Family::V6].map(|family| program.filter(family).chains.keys());
+    let chains: BTreeSet<String> = chains.into_iter().flatten().map(ToString::to_string).collect();
+    let sets: BTreeSet<String> = program.sets().iter().map(|(name, _)| name.to_string()).collect();
+    prop_assert!(chains.iter().all(|name| name.len() <= 28), "{chains:?}");
+    prop_assert!(sets.iter().all(|name| name.len() <= 31), "{sets:?}");
+    let here: BTreeSet<String> = chains.union(&sets).cloned().collect();
+    prop_assert_eq!(used, here);
+    prop_assert!(program.sets().iter().all(|(_, members)| !members.is_empty()));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_program_judges_every_flow_as_the_ruleset_does(ruleset in rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over)) {
+        judges_alike(&ruleset, &small_world())?;
+    }
+
+    #[test]
+    fn generated_clusters_are_judged_alike(
+        Case { cluster, settings, flows } in generate::cases(Shape::default())
+    ) {
+        let nodes = cluster.nodes.keys().cloned().map(Scope::Node);
+        for scope in nodes.chain([Scope::Cluster]) {
+            let ruleset = compile(&cluster, &Options { scope, settings }).ruleset;
+            judges_alike(&ruleset, &flows)?;
+            }
+    }
+
+    #[test]
+    fn equal_rulesets_are_equal_bytes(ruleset in rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over)) {
+        prop_assert_eq!(lower(&ruleset).to_string(), lower(&ruleset).to_string());
+    }
+}

@@ -1,0 +1,184 @@
+//! Every backend's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
+#![expect(clippy::unwrap_used, clippy::print_stderr, clippy::panic, reason = "test support")]
+
+mod hairpin;
+mod hitless;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::thread;
+
+use netpol_conformance::cases::{self, e2e};
+use netpol_conformance::exam::{self, Exam, Report};
+use netpol_conformance::generate::{self, Shape};
+use netpol_conformance::netlab::kernel_test;
+use netpol_core::backend::Dataplane;
+use netpol_core::ir::{Family, Flow, Settings};
+use netpol_core::model::Cluster;
+use netpol_iptables::{IptablesDataplane, Variant};
+use netpol_nft::NftDataplane;
+
+/// How many labs run side by side: most of their time is waiting for silence.
+const LABS: usize = 4;
+
+/// Makes the dataplane under examination; each lab has its own.
+type Backend = fn() -> Box<dyn Dataplane + Send>;
+
+/// Declares the tests of one backend.
+macro_rules! exam {
+    ($backend:ident, $dataplane:expr) => {
+        mod $backend {
+            use super::*;
+
+            #[test]
+            fn every_case_file_holds_in_the_kernel() {
+                kernel_test(|| case_files(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn every_upstream_scenario_holds_in_the_kernel() {
+                kernel_test(|| upstream_scenarios(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn a_pod_reaches_itself_through_a_service_in_the_kernel() {
+                kernel_test(|| hairpin::holds(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn changes_under_traffic_lose_and_leak_nothing_in_the_kernel() {
+                kernel_test(|| hitless::holds(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn generated_clusters_hold_in_the_kernel() {
+                kernel_test(|| generated_clusters(|| Box::new($dataplane)));
+            }
+        }
+    };
+}
+
+exam!(nft, NftDataplane::new());
+exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft));
+exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy));
+
+/// Builds a lab for one cluster, enforces, asks, takes the rules off again.
+fn examine(
+    backend: Backend,
+    name: &str,
+    cluster: &Cluster,
+    settings: Settings,
+    flows: &[Flow],
+) -> Report {
+    let mut dataplane = backend();
+    let exam = Exam::new(cluster, settings, flows).unwrap_or_else(|error| fail(name, &error));
+    exam.enforce(cluster, dataplane.as_mut()).unwrap_or_else(|error| fail(name, &error));
+    let report = exam.ask(cluster, flows).unwrap_or_else(|error| fail(name, &error));
+    exam.remove(dataplane.as_mut()).unwrap_or_else(|error| fail(name, &error));
+    report
+}
+
+fn fail<T>(name: &str, error: &dyn core::error::Error) -> T {
+    let mut text = format!("{name}: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    panic!("{text}")
+}
+
+/// Runs `examine` on every item, several at a time, and sums up.
+fn all<T: Sync>(items: &[T], examine: impl Fn(&T) -> Report + Sync) -> Report {
+    let next = AtomicUsize::new(0);
+    let sum = Mutex::new(Report::default());
+    thread::scope(|scope| {
+        for _ in 0..LABS {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let report = examine(item);
+                    sum.lock().unwrap().add(report);
+                }
+            });
+        }
+    });
+    sum.into_inner().unwrap()
+}
+
+#[track_caller]
+fn check(what: &str, report: &Report, at_least: usize) {
+    eprintln!(
+        "{what}: {} flows in the kernel, {} of them denied, {} left out, {} wrong",
+        report.asked,
+        report.denied,
+        report.left_out,
+        report.wrong.len()
+    );
+    let wrong: Vec<String> = report.wrong.iter().take(20).map(ToString::to_string).collect();
+    assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
+    assert!(report.asked >= at_least, "{what}: only {} flows were asked", report.asked);
+    assert!(
+        report.denied > 0 && report.denied < report.asked,
+        "{what}: all flows have one verdict"
+    );
+}
+
+fn case_files(backend: Backend) {
+    let cases = cases::all().expect("the case files can be read");
+    let cases: Vec<_> = cases.into_iter().filter(|case| !case.flows.is_empty()).collect();
+    let report = all(&cases, |case| {
+        let mut cluster = case.cluster().expect("the case is good").cluster;
+        let flows: Vec<Flow> =
+            case.flows.iter().flat_map(|flow| flow.flows(&cluster).unwrap()).collect();
+        exam::complete(&mut cluster, &flows);
+        examine(backend, &case.name, &cluster, case.settings, &flows)
+    });
+    check("case files", &report, 300);
+}
+
+fn upstream_scenarios(backend: Backend) {
+    let scenarios = e2e::all().expect("the scenarios can be read");
+    let report = all(&scenarios, |scenario| {
+        let mut base = e2e::nine_pods();
+        exam::complete(&mut base, &[]);
+        let mut dataplane = backend();
+        let exam = Exam::new(&base, Settings::default(), &[]).unwrap();
+        let mut report = Report::default();
+        let v4 = scenario.steps(&base, Family::V4).unwrap();
+        let v6 = scenario.steps(&base, Family::V6).unwrap();
+        for (step, family) in
+            v4.iter().map(|s| (s, Family::V4)).chain(v6.iter().map(|s| (s, Family::V6)))
+        {
+            exam.enforce(&step.cluster, dataplane.as_mut()).unwrap();
+            let flows: Vec<Flow> = step
+                .matrices
+                .iter()
+                .flat_map(|matrix| matrix.flows(&step.cluster, family))
+                .map(|(flow, _)| flow)
+                .collect();
+            report.add(exam.ask(&step.cluster, &flows).unwrap());
+        }
+        exam.remove(dataplane.as_mut()).unwrap();
+        report
+    });
+    check("upstream scenarios", &report, 8000);
+}
+
+fn generated_clusters(backend: Backend) {
+    let clusters: u64 =
+        std::env::var("NETPOL_KERNEL_CLUSTERS").map_or(60, |text| text.parse().unwrap());
+    let seed: u64 = std::env::var("NETPOL_SEED").map_or(1, |text| text.parse().unwrap());
+    eprintln!("generated clusters: NETPOL_SEED={seed} NETPOL_KERNEL_CLUSTERS={clusters}");
+    let seeds: Vec<u64> = (seed..seed + clusters).collect();
+    let report = all(&seeds, |seed| {
+        let generate::Case { mut cluster, settings, flows } =
+            generate::case(*seed, Shape { flows: 300, ..Shape::default() });
+        exam::complete(&mut cluster, &flows);
+        let report = examine(backend, &format!("seed {seed}"), &cluster, settings, &flows);
+        if !report.wrong.is_empty() {
+            eprintln!("seed {seed} is wrong:\n{}", netpol_k8s::manifest::write_yaml(&cluster));
+        }
+        report
+    });
+    check("generated clusters", &report, 5000);
+}
