@@ -120,10 +120,10 @@ impl Dataplane for EbpfDataplane {
         let image = self.backend.lower(ruleset)?;
         let namespace = namespace()?;
         let kernel = self.kernel()?;
+        let pins = self.pins(namespace);
         match self.namespaces.get_mut(&namespace) {
-            Some(attached) => Ok(attached.switch(&kernel, &image, self.established)?),
+            Some(attached) => attached.switch(&kernel, &image, self.established, pins.as_ref()),
             None => {
-                let pins = self.pins(namespace);
                 let attached = Attached::new(&kernel, &image, self.established, pins.as_ref())?;
                 self.namespaces.insert(namespace, attached);
                 Ok(())

@@ -24,6 +24,7 @@ use crate::generate::{self, Case, Oddities, Random, Shape};
 
 /// What happens to an engine.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most are single events")]
 pub enum Happening {
     /// One event.
     Event(Event),

@@ -66,7 +66,7 @@ fn equivalence(
         if compiled.ruleset != *after {
             return Some(format!("compile says\n{}\nthe engine\n{after}", compiled.ruleset));
         }
-        if number % 16 == 0 && compiled.ruleset.to_string() != after.to_string() {
+        if number.is_multiple_of(16) && compiled.ruleset.to_string() != after.to_string() {
             return Some("equal rulesets with different bytes".into());
         }
         let diagnostics = engine.diagnostics();
@@ -79,7 +79,7 @@ fn equivalence(
     } else if !delta.is_empty() || after.endpoints().len() + after.nodes().len() > 0 {
         return Some("something was published before everything was listed".into());
     }
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         let violated = verify(after);
         if !violated.is_empty() {
             return Some(format!("broken invariants: {violated:?}"));

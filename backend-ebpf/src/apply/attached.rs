@@ -32,8 +32,10 @@ const HOOKS: [(u32, u32, &str); 4] =
 /// The hooks of one network namespace. Without pins they are gone when this is.
 #[derive(Debug)]
 pub(super) struct Attached {
-    /// Dropped before the slot, so that no hook ever finds it empty.
-    links: Vec<OwnedFd>,
+    /// By the order of [`HOOKS`]. Dropped before the slot, so that no hook ever finds it empty.
+    links: [Option<OwnedFd>; HOOKS.len()],
+    /// The program that they run.
+    program: OwnedFd,
     slot: Map,
     checked: Checked,
     /// The number of the latest ruleset.
@@ -58,56 +60,76 @@ impl Attached {
         })?;
         let checked = Checked::create()?;
         let loaded = Loaded::load_as(kernel, image, &checked, number(1, established))?;
-        if let Some((slot, links)) = pins.map_or(Ok(None), adopt)? {
-            let adopted = Self { links, slot, checked, generation: 1, loaded };
-            adopted.point(&adopted.loaded)?;
-            return Ok(adopted);
-        }
-        let slot = Map::create("np_slot", SLOT_SHAPE, 1).map_err(slot_refused)?;
+        let pinned = |name| match pins {
+            None => Ok(None),
+            Some(pins) => pins.get(name).map_err(|error| pin_refused(name, error)),
+        };
+        // Whoever held the pins may have died at any point: what is there is taken over, what is missing is made.
+        let (slot, is_new) = match pinned(SLOT_PIN)? {
+            Some(descriptor) => (Map::from_descriptor(descriptor, SLOT_SHAPE), false),
+            None => (Map::create("np_slot", SLOT_SHAPE, 1).map_err(slot_refused)?, true),
+        };
         let program = SLOT.load(kernel, &[(SLOT_NUMBER, slot.descriptor())], 0)?;
-        let mut attached = Self { links: Vec::new(), slot, checked, generation: 1, loaded };
+        let [forward_4, forward_6, local_in_4, local_in_6] = HOOKS.map(|(_, _, name)| pinned(name));
+        let links = [forward_4?, forward_6?, local_in_4?, local_in_6?];
+        let mut attached = Self { links, program, slot, checked, generation: 1, loaded };
         attached.point(&attached.loaded)?;
-        for (family, hook, name) in HOOKS {
-            let at = NetfilterHook { family, hook, priority: PRIORITY };
-            let link = sys::hook(program.as_fd(), NETFILTER, at);
-            attached.links.push(link.map_err(|error| match error.raw_os_error() {
-                Some(libc::EBUSY) => SyncError::refused(
-                    format!("hook {name}: another program has priority {PRIORITY}"),
-                    error,
-                ),
-                _ => SyncError::refused(format!("hook {name}"), error),
-            })?);
+        if let Some(pins) = pins.filter(|_| is_new) {
+            let pinned = pins.put(SLOT_PIN, attached.slot.descriptor());
+            pinned.map_err(|error| pin_refused(SLOT_PIN, error))?;
         }
-        if let Some(pins) = pins {
-            attached.pin(pins).map_err(|error| SyncError::refused("the pins", error))?;
-        }
+        attached.hook(pins)?;
         Ok(attached)
     }
 
-    fn pin(&self, pins: &Pins) -> io::Result<()> {
-        // What is there is of no use: not all of it was.
-        pins.clear()?;
-        pins.put(SLOT_PIN, self.slot.descriptor())?;
-        HOOKS
-            .iter()
-            .zip(&self.links)
-            .try_for_each(|((_, _, name), link)| pins.put(name, link.as_fd()))
+    /// Hooks the program in where it is not.
+    ///
+    /// The kernel takes one program for a hook and priority. So a refusal says that the one we hold a link to is still
+    /// there, and success that it was not: somebody had taken it off.
+    fn hook(&mut self, pins: Option<&Pins>) -> Result<(), SyncError> {
+        for (held, (family, hook, name)) in self.links.iter_mut().zip(HOOKS) {
+            let at = NetfilterHook { family, hook, priority: PRIORITY };
+            let link = match sys::hook(self.program.as_fd(), NETFILTER, at) {
+                Ok(link) => link,
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    if held.is_some() {
+                        continue;
+                    }
+                    let what = format!("hook {name}: another program has priority {PRIORITY}");
+                    return Err(SyncError::refused(what, error));
+                }
+                Err(error) => return Err(SyncError::refused(format!("hook {name}"), error)),
+            };
+            if let Some(pins) = pins {
+                pins.take(name)
+                    .and_then(|()| pins.put(name, link.as_fd()))
+                    .map_err(|error| pin_refused(name, error))?;
+            }
+            *held = Some(link);
+        }
+        Ok(())
     }
 
-    /// Leads the hooks to another image, in one step.
+    /// Leads the hooks to another image, in one step, and sees to it that they are there.
     pub(super) fn switch(
         &mut self,
         kernel: &Kernel,
         image: &MapImage,
         established: Established,
-    ) -> Result<(), LoadError> {
-        let generation = self.generation.wrapping_add(1);
-        let loaded =
-            Loaded::load_as(kernel, image, &self.checked, number(generation, established))?;
-        self.point(&loaded)?;
-        self.generation = generation;
-        self.loaded = loaded;
-        Ok(())
+        pins: Option<&Pins>,
+    ) -> Result<(), SyncError> {
+        // Where the maps cannot be read, they are as good as damaged.
+        if self.loaded.holds(image).unwrap_or(false) {
+            self.point(&self.loaded)?;
+        } else {
+            let generation = self.generation.wrapping_add(1);
+            let number = number(generation, established);
+            let loaded = Loaded::load_as(kernel, image, &self.checked, number)?;
+            self.point(&loaded)?;
+            self.generation = generation;
+            self.loaded = loaded;
+        }
+        self.hook(pins)
     }
 
     fn point(&self, loaded: &Loaded) -> Result<(), LoadError> {
@@ -123,7 +145,7 @@ impl Attached {
 
     /// Takes the hooks off, whoever else holds them.
     pub(super) fn detach(self) -> io::Result<()> {
-        detach(&self.links)
+        self.links.iter().flatten().try_for_each(|link| sys::unhook(link.as_fd()))
     }
 }
 
@@ -139,21 +161,8 @@ fn slot_refused(source: io::Error) -> LoadError {
     LoadError::Map { map: "slot", rows: 1, source }
 }
 
-/// Opens the slot and the hooks that pins hold; none unless all are there.
-fn adopt(pins: &Pins) -> Result<Option<(Map, Vec<OwnedFd>)>, SyncError> {
-    let get =
-        |name| pins.get(name).map_err(|error| SyncError::refused(format!("pin {name}"), error));
-    let Some(slot) = get(SLOT_PIN)? else { return Ok(None) };
-    let mut links = Vec::new();
-    for (_, _, name) in HOOKS {
-        let Some(link) = get(name)? else { return Ok(None) };
-        links.push(link);
-    }
-    Ok(Some((Map::from_descriptor(slot, SLOT_SHAPE), links)))
-}
-
-fn detach(links: &[OwnedFd]) -> io::Result<()> {
-    links.iter().try_for_each(|link| sys::unhook(link.as_fd()))
+fn pin_refused(name: &str, source: io::Error) -> SyncError {
+    SyncError::refused(format!("pin {name}"), source)
 }
 
 /// Takes off the hooks that pins hold, and the pins away.
@@ -162,6 +171,9 @@ pub(super) fn remove_pinned(pins: &Pins) -> io::Result<()> {
         if let Some(link) = pins.get(name)? {
             sys::unhook(link.as_fd())?;
         }
+        // The slot is last: hooks without it would drop everything.
+        pins.take(name)?;
     }
-    pins.clear()
+    pins.take(SLOT_PIN)?;
+    pins.close()
 }

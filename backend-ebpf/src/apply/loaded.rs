@@ -88,6 +88,16 @@ impl Loaded {
         Ok(Duration::from_nanos(outcome.duration.into()))
     }
 
+    /// Returns whether all maps have the rows of the image.
+    pub(super) fn holds(&self, image: &MapImage) -> io::Result<bool> {
+        for (table, (_, map)) in tables(image).iter().zip(&self.maps) {
+            if !table.is_in(map)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Returns the names of the maps whose rows are not those of the image.
     ///
     /// # Errors
@@ -266,4 +276,18 @@ fn encode_port(list: PortsId, row: &PortRow) -> Vec<u8> {
     bytes.extend([row.protocol.number(), row.prefix]);
     bytes.extend(row.port.to_ne_bytes());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::encode_address;
+
+    /// NP-068.
+    #[test]
+    fn an_ipv4_address_inside_an_ipv6_one_is_another_address() {
+        let v4 = encode_address("10.0.0.1".parse().unwrap());
+        for v6 in ["::ffff:10.0.0.1", "::10.0.0.1", "a00:1::"] {
+            assert_ne!(v4, encode_address(v6.parse().unwrap()));
+        }
+    }
 }

@@ -33,19 +33,24 @@ impl Pins {
         }
     }
 
-    /// Takes all names away.
-    pub(super) fn clear(&self) -> io::Result<()> {
-        let entries = match fs::read_dir(&self.0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        for entry in entries {
-            fs::remove_file(entry?.path())?;
-        }
-        fs::remove_dir(&self.0)
+    /// Takes a name away; one that is not there is no error.
+    pub(super) fn take(&self, name: &str) -> io::Result<()> {
+        gone(fs::remove_file(self.0.join(name)))
+    }
+
+    /// Takes the directory away, once it is empty.
+    pub(super) fn close(&self) -> io::Result<()> {
+        gone(fs::remove_dir(&self.0))
     }
 
     fn path(&self, name: &str) -> io::Result<CString> {
         CString::new(self.0.join(name).as_os_str().as_bytes()).map_err(io::Error::other)
+    }
+}
+
+fn gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }

@@ -363,6 +363,8 @@ pub(crate) enum BackendChoice {
     Nft,
     /// iptables and ipset: chains and sets that begin with `NETPOL`.
     Iptables,
+    /// eBPF: one fixed program at the netfilter hooks, with the policies in its maps (needs root).
+    Ebpf,
 }
 
 const LOWER_HELP: &str = "\
