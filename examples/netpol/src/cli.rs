@@ -363,6 +363,8 @@ pub(crate) enum BackendChoice {
     Nft,
     /// iptables and ipset: chains and sets that begin with `NETPOL`.
     Iptables,
+    /// eBPF: the maps of one fixed program.
+    Ebpf,
 }
 
 const LOWER_HELP: &str = "\

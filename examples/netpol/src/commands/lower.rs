@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write as _};
 
 use netpol_core::backend::Backend as _;
+use netpol_ebpf::Ebpf;
 use netpol_iptables::Iptables;
 use netpol_nft::Nft;
 
@@ -16,6 +17,7 @@ pub(crate) fn run(session: Session, args: &LowerArgs) -> anyhow::Result<Outcome>
     let program = match args.backend {
         BackendChoice::Nft => Nft::default().lower(&ruleset)?.to_string(),
         BackendChoice::Iptables => Iptables::default().lower(&ruleset)?.to_string(),
+        BackendChoice::Ebpf => Ebpf::default().lower(&ruleset)?.to_string(),
     };
     let mut out = BufWriter::new(io::stdout().lock());
     out.write_all(program.as_bytes())?;

@@ -22,7 +22,7 @@ fn can_enforce(code: i32) -> bool {
 
 #[test]
 fn the_shop_is_enforced_as_expected() {
-    for backend in ["nft", "iptables"] {
+    for backend in ["nft", "iptables", "ebpf"] {
         let run = netpol(&["lab", "-q", "-f", SHOP, "--backend", backend]);
         if can_enforce(run.code) {
             assert_eq!(run.code, 0, "{}", run.all());

@@ -32,6 +32,7 @@ impl Report {
         match self.backend {
             BackendChoice::Nft => "nft",
             BackendChoice::Iptables => "iptables",
+            BackendChoice::Ebpf => "ebpf",
         }
     }
 
