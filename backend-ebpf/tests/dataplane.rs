@@ -310,7 +310,8 @@ fn bpf_file_system(directory: &Path) {
 #[test]
 fn pinned_rules_outlive_the_process_and_are_taken_over() {
     bpf::kernel_test("pins", || {
-        let directory = std::env::temp_dir().join(format!("netpol-ebpf-{}", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("netpol-ebpf-{}", std::process::id()));
         bpf_file_system(&directory);
         let lab = lab();
         let new = || EbpfDataplane::default().pinned(directory.join("netpol"));
@@ -358,7 +359,8 @@ fn victim() {
 fn a_process_may_be_killed_at_any_point() {
     bpf::kernel_test("kill -9", || {
         let kills = std::env::var("NETPOL_KILLS").map_or(20, |text| text.parse().unwrap());
-        let directory = std::env::temp_dir().join(format!("netpol-kill-{}", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("netpol-kill-{}", std::process::id()));
         bpf_file_system(&directory);
         let pins = directory.join("netpol");
         let lab = lab();
@@ -423,7 +425,8 @@ fn detach(pins: &Path) {
 #[test]
 fn sync_hooks_in_again_what_somebody_took_off() {
     bpf::kernel_test("healing", || {
-        let directory = std::env::temp_dir().join(format!("netpol-heal-{}", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("netpol-heal-{}", std::process::id()));
         bpf_file_system(&directory);
         let pins = directory.join("netpol");
         let lab = lab();
