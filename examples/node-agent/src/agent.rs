@@ -1,4 +1,5 @@
-//! The loop: takes what changed, compiles, makes the kernel so, and tries again where that fails.
+//! The loop: takes what changed, has the engine say what that changes, makes the kernel so, and tries again where that
+//! fails.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -7,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use netpol_core::backend::SyncError;
-use netpol_core::compile::{Compiled, Diagnostic, Options, compile};
-use netpol_core::ir::{OwnNodeEgress, Ruleset, Scope, Settings};
-use netpol_core::model::Cluster;
-use netpol_k8s::watch::{Event, Failure, Watch, kind_of};
+use netpol_core::compile::{Diagnostic, Options};
+use netpol_core::engine::Engine;
+use netpol_core::ir::{OwnNodeEgress, Scope, Settings};
+use netpol_k8s::watch::{Change, Event, Failure, Watch, kind_of};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant as Moment, MissedTickBehavior, sleep_until};
 
@@ -27,7 +28,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Agent {
-    options: Options,
     backend: BackendName,
     resync: Duration,
     /// How often the kernel is asked whether somebody wrote.
@@ -36,11 +36,12 @@ pub(crate) struct Agent {
     ends_after_first: bool,
     shared: Arc<Shared>,
     state: State,
-    /// Away while it works.
+    /// Both away while they work.
+    engine: Option<Engine>,
     dataplane: Option<Box<dyn Kernel>>,
-    /// What was enforced last.
-    enforced: Option<Ruleset>,
-    /// The kernel's generation after that.
+    /// What the engine said last is in force, as far as we know.
+    is_enforced: bool,
+    /// The kernel's generation after the last attempt.
     generation: Option<u32>,
     told: BTreeSet<Diagnostic>,
     failures: u32,
@@ -55,14 +56,27 @@ enum Mode {
     Print,
 }
 
-/// What came of one attempt.
+/// One attempt to make the kernel so.
 struct Attempt {
-    cluster: Cluster,
+    engine: Engine,
     dataplane: Box<dyn Kernel>,
-    compiled: Compiled,
-    compile_time: Duration,
+    waiting: Vec<Change>,
+    mode: Mode,
+    backend: BackendName,
+    /// Whether what the engine said before is in force, so that the difference will do.
+    is_enforced: bool,
+    /// The kernel's generation when it was last ours.
+    generation: Option<u32>,
+}
+
+/// What came of it.
+struct Outcome {
+    engine: Engine,
+    dataplane: Box<dyn Kernel>,
+    diagnostics: Vec<Diagnostic>,
+    engine_time: Duration,
     sync_time: Duration,
-    outcome: Result<(), SyncError>,
+    result: Result<(), SyncError>,
     /// The kernel's generation before and after.
     generations: (Option<u32>, Option<u32>),
 }
@@ -80,11 +94,11 @@ impl Agent {
             OwnNode::Allow => OwnNodeEgress::Allow,
             OwnNode::Enforce => OwnNodeEgress::Enforce,
         };
+        let options = Options {
+            scope: Scope::Node(args.node_name.as_str().into()),
+            settings: Settings { own_node_egress, ..Settings::default() },
+        };
         Ok(Self {
-            options: Options {
-                scope: Scope::Node(args.node_name.as_str().into()),
-                settings: Settings { own_node_egress, ..Settings::default() },
-            },
             backend: args.backend,
             resync: args.resync,
             drift_check: args.drift_check,
@@ -92,8 +106,9 @@ impl Agent {
             ends_after_first: args.once,
             shared,
             state: State::default(),
+            engine: Some(Engine::new(options)),
             dataplane: Some(dataplane),
-            enforced: None,
+            is_enforced: false,
             generation: None,
             told: BTreeSet::new(),
             failures: 0,
@@ -108,7 +123,7 @@ impl Agent {
         let mut drift = tokio::time::interval(self.drift_check);
         drift.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = Watch::start(client, netpol_k8s::watch::Options::default());
-        tracing::info!(scope = ?self.options.scope, "listing; the rules found from before stay in force");
+        tracing::info!("listing; the rules found from before stay in force");
         loop {
             self.shared.status().beat = Instant::now();
             tokio::select! {
@@ -133,7 +148,7 @@ impl Agent {
             let is_time = Moment::now() >= self.next;
             if self.state.is_synced && (is_time || (self.state.is_due() && self.failures == 0)) {
                 self.enforce().await?;
-                if self.ends_after_first && self.enforced.is_some() {
+                if self.ends_after_first && self.is_enforced {
                     break;
                 }
             }
@@ -146,7 +161,7 @@ impl Agent {
     fn somebody_wrote(&mut self) -> bool {
         let kernel = self.dataplane.as_mut().filter(|_| self.mode == Mode::Enforce);
         let now = kernel.and_then(|kernel| kernel.generation().ok()).flatten();
-        self.enforced.is_some() && now.is_some() && now != self.generation
+        self.is_enforced && now.is_some() && now != self.generation
     }
 
     fn take(&mut self, event: Event) {
@@ -190,33 +205,39 @@ impl Agent {
         }
     }
 
-    /// Compiles and makes the kernel so. A failure keeps the rules that are in force and is tried again.
+    /// Makes the kernel so. A failure keeps the rules that are in force and is tried again.
     async fn enforce(&mut self) -> anyhow::Result<()> {
         let oldest = self.state.oldest.take();
-        let cluster = core::mem::take(&mut self.state.cluster);
-        let dataplane = self.dataplane.take().context("the dataplane is away")?;
-        let (options, mode, backend) = (self.options.clone(), self.mode, self.backend);
         let is_resync = oldest.is_none();
-        let last = self.enforced.take();
+        let attempt = Attempt {
+            engine: self.engine.take().context("the engine is away")?,
+            dataplane: self.dataplane.take().context("the dataplane is away")?,
+            waiting: core::mem::take(&mut self.state.waiting),
+            mode: self.mode,
+            backend: self.backend,
+            // A second look at the kernel is a look at everything; what was printed is not printed again.
+            is_enforced: self.is_enforced && (!is_resync || self.mode == Mode::Print),
+            generation: self.generation,
+        };
         // If this panics the process ends and is started anew; the rules stay in force.
-        let work =
-            move || attempt(cluster, dataplane, &options, mode, backend, last.as_ref(), is_resync);
-        let attempt = tokio::task::spawn_blocking(work).await.context("the dataplane panicked")?;
-        self.state.cluster = attempt.cluster;
-        self.dataplane = Some(attempt.dataplane);
+        let work = tokio::task::spawn_blocking(move || attempt.run());
+        let outcome = work.await.context("the dataplane panicked")?;
+        let Outcome { engine, dataplane, diagnostics, engine_time, sync_time, result, generations } =
+            outcome;
+        let ruleset = engine.snapshot();
         let metrics = &self.shared.metrics;
-        let Compiled { ruleset, diagnostics } = attempt.compiled;
         metrics.counts(self.state.counts());
-        metrics.compiled(attempt.compile_time, &ruleset, diagnostics.len());
+        metrics.compiled(engine_time, ruleset, diagnostics.len());
         let diagnostics: BTreeSet<Diagnostic> = diagnostics.into_iter().collect();
         for diagnostic in diagnostics.difference(&self.told) {
             tracing::warn!("{diagnostic}");
         }
         self.told = diagnostics;
-        let failure = match attempt.outcome {
+        self.is_enforced = result.is_ok();
+        let failure = match result {
             Ok(()) => {
-                metrics.synced(attempt.sync_time, "enforced");
-                let (before, after) = attempt.generations;
+                metrics.synced(sync_time, "enforced");
+                let (before, after) = generations;
                 self.generation = after;
                 if is_resync && self.failures == 0 {
                     metrics.resynced();
@@ -237,12 +258,11 @@ impl Agent {
                 if core::mem::take(&mut self.failures) > 0 {
                     tracing::info!("enforced again after failures");
                 }
-                self.enforced = Some(ruleset);
                 self.next = Moment::now() + self.resync;
                 None
             }
             Err(error) => {
-                metrics.synced(attempt.sync_time, "failed");
+                metrics.synced(sync_time, "failed");
                 // Still waiting, since it was heard first.
                 self.state.oldest = oldest.or(Some(Instant::now()));
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures.min(10));
@@ -254,6 +274,7 @@ impl Agent {
                 Some(format!("the last attempt to enforce failed: {why}"))
             }
         };
+        (self.engine, self.dataplane) = (Some(engine), Some(dataplane));
         let mut status = self.shared.status();
         status.failure = failure;
         status.oldest = self.state.oldest;
@@ -261,40 +282,39 @@ impl Agent {
     }
 }
 
-fn attempt(
-    cluster: Cluster,
-    mut dataplane: Box<dyn Kernel>,
-    options: &Options,
-    mode: Mode,
-    backend: BackendName,
-    last: Option<&Ruleset>,
-    is_resync: bool,
-) -> Attempt {
-    let began = Instant::now();
-    let compiled = compile(&cluster, options);
-    let compile_time = began.elapsed();
-    let before = match mode {
+impl Attempt {
+    fn run(self) -> Outcome {
+        let Self { mut engine, mut dataplane, waiting, mode, backend, is_enforced, generation } =
+            self;
+        let began = Instant::now();
+        let delta = engine.apply_batch(waiting);
+        let engine_time = began.elapsed();
+        let before = of_kernel(mode, dataplane.as_mut());
+        // A difference to what somebody else has changed leads nowhere.
+        let is_ours = is_enforced && before == generation;
+        let ruleset = engine.snapshot();
+        let began = Instant::now();
+        let result = match mode {
+            // Nothing of what changed concerns this node.
+            _ if delta.is_empty() && is_ours => Ok(()),
+            Mode::Enforce if is_ours => dataplane.update(ruleset, &delta).map(drop),
+            Mode::Enforce => dataplane.sync(ruleset),
+            Mode::Print => dataplane::program(backend, ruleset)
+                .map(|program| print(&program))
+                .map_err(SyncError::from),
+        };
+        let sync_time = began.elapsed();
+        let generations = (before, of_kernel(mode, dataplane.as_mut()));
+        let diagnostics = engine.diagnostics();
+        Outcome { engine, dataplane, diagnostics, engine_time, sync_time, result, generations }
+    }
+}
+
+fn of_kernel(mode: Mode, dataplane: &mut dyn Kernel) -> Option<u32> {
+    match mode {
         Mode::Enforce => dataplane.generation().ok().flatten(),
         Mode::Print => None,
-    };
-    let began = Instant::now();
-    let is_same = last == Some(&compiled.ruleset);
-    let outcome = match mode {
-        // Nothing of what changed concerns this node.
-        _ if is_same && !is_resync => Ok(()),
-        Mode::Enforce => dataplane.sync(&compiled.ruleset),
-        Mode::Print if is_same => Ok(()),
-        Mode::Print => dataplane::program(backend, &compiled.ruleset)
-            .map(|program| print(&program))
-            .map_err(SyncError::from),
-    };
-    let sync_time = began.elapsed();
-    let after = match mode {
-        Mode::Enforce => dataplane.generation().ok().flatten(),
-        Mode::Print => None,
-    };
-    let generations = (before, after);
-    Attempt { cluster, dataplane, compiled, compile_time, sync_time, outcome, generations }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a dry run")]

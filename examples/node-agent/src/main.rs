@@ -1,8 +1,8 @@
 //! `netpol-agent`: keeps one node's kernel as the cluster's network policies say.
 //!
 //! ```text
-//!   API server ──watch──▶ Cluster ──compile──▶ Ruleset ──sync──▶ kernel
-//!                            └── changes that wait, batched, retried: `agent`
+//!   API server ──watch──▶ changes ──engine──▶ Ruleset, Delta ──update──▶ kernel
+//!                            └── waiting, batched, tried again: `agent`
 //! ```
 //!
 //! Until the first full listing the rules found from before stay in force, and so they do when the agent ends, by

@@ -71,7 +71,11 @@ impl Metrics {
         let registry = &mut self.registry;
         let all = "From hearing of the oldest change of a batch to its enforcement, in seconds";
         registry.register("enforcement_latency_seconds", all, self.latency.clone());
-        registry.register("compile_seconds", "Time to compile", self.compile.clone());
+        registry.register(
+            "engine_seconds",
+            "Time for the engine to say what changes",
+            self.compile.clone(),
+        );
         registry.register("sync_seconds", "Time to bring the kernel up to date", self.sync.clone());
         let waiting = "Age of the oldest change that is not enforced; 0 if there is none";
         registry.register("oldest_unapplied_change_seconds", waiting, self.waiting.clone());

@@ -387,6 +387,34 @@ fn a_killed_agent_leaves_its_rules_and_a_new_one_takes_over() {
 }
 
 #[test]
+fn half_a_listing_opens_and_closes_nothing() {
+    kernel_test(|| {
+        let base = e2e::nine_pods();
+        let mut fleet = Fleet::new("half", base.clone());
+        let (step, flows) = deny_ingress(&base);
+        fleet.step(&step);
+        fleet.until_right("before", &flows);
+        for agent in 0..fleet.agents.len() {
+            fleet.kill(agent);
+        }
+        // The short lists are complete long before that of the pods.
+        fleet.server.set_fault(Some(Fault::Drip(Duration::from_millis(1))));
+        for agent in 0..fleet.agents.len() {
+            fleet.start(agent);
+        }
+        fleet.until_says(0, "/metrics", "netpol_agent_watch_following{kind=\"Node\"} 1");
+        for _ in 0..2 {
+            fleet.is_right("while the lists drip", &flows);
+        }
+        assert!(fleet.ask(0, "/readyz").contains("not everything was listed yet"));
+        fleet.server.set_fault(None);
+        fleet.server.cut_off();
+        fleet.until_ready();
+        fleet.is_right("after the lists", &flows);
+    });
+}
+
+#[test]
 fn upstream_scenarios_hold_through_the_api_with_iptables() {
     kernel_test(|| {
         let base = e2e::nine_pods();
