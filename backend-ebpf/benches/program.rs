@@ -1,8 +1,8 @@
 //! What the program costs in the kernel (`BPF_PROG_TEST_RUN`), and what it costs to get a ruleset there.
 //!
 //! `cargo bench -p netpol-ebpf --features apply --bench program` prints a table for docs/benchmarks.md; needs root.
-//! *Warm* is the least of nine times 10,000 runs on one packet; *mixed* the median over packets between random pods, one
-//! run each, caches as they come.
+//! *Warm* is the least of nine times 10,000 runs on one packet; *mixed* the median over packets from peers that rules
+//! name to the pods they protect, half of them at a port too high; one run each, caches as they come.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -18,18 +18,50 @@ use netpol_conformance::generate::Random;
 use netpol_conformance::workload::{self, MINIMAL};
 use netpol_core::backend::Backend as _;
 use netpol_core::compile::{Options, compile};
-use netpol_core::ir::{Flow, Reason, Transport, Verdict};
+use netpol_core::ir::{Flow, Peers, Ports, Ruleset, Transport, Verdict};
 use netpol_core::model::Protocol;
 use netpol_ebpf::image::Hook;
 use netpol_ebpf::{Ebpf, Kernel, Loaded, MapImage};
 
-/// A TCP segment that opens a connection.
-fn frame(source: IpAddr, destination: IpAddr, port: u16) -> Vec<u8> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else {
+/// Flows to isolated pods from peers that their rules name, at a port of the rule and at the next: half of them pass,
+/// as far as the other end lets them.
+fn flows(ruleset: &Ruleset) -> Vec<Flow> {
+    let v4 = |addresses: &[IpAddr]| addresses.iter().copied().find(IpAddr::is_ipv4);
+    let mut flows = Vec::new();
+    for endpoint in ruleset.endpoints() {
+        let (Some(pipeline), Some(destination)) =
+            (ruleset.pipeline(endpoint.ingress), v4(&endpoint.addresses))
+        else {
+            continue;
+        };
+        for (_, rule) in pipeline.rules() {
+            if let (Peers::Set(id), Ports::Set(ports)) = (rule.peers, &rule.ports)
+                && let Some(source) =
+                    ruleset.peer_set(id).and_then(|set| set.addresses.v4().first())
+                && IpAddr::V4(*source) != destination
+                && let Some((protocol, port, _)) = ports.ranges().next()
+            {
+                for port in [port, port + 1] {
+                    let transport = Transport::Port(protocol, port);
+                    flows.push(Flow::new((*source).into(), destination, transport));
+                }
+            }
+        }
+    }
+    Random::seeded(1).shuffle(&mut flows);
+    flows.truncate(4_000);
+    flows
+}
+
+/// A segment that opens a connection.
+fn frame(flow: &Flow) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination), Transport::Port(protocol, port)) =
+        (flow.source, flow.destination, flow.transport)
+    else {
         return Vec::new();
     };
     let mut frame = vec![0; 12];
-    frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
     frame.extend(source.octets());
     frame.extend(destination.octets());
     frame.extend([0x80, 0x00]);
@@ -54,7 +86,8 @@ fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let kernel = Kernel::probe().unwrap();
     let nothing = Loaded::load(&kernel, &MapImage::default()).unwrap();
-    let any = frame([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 80);
+    let transport = Transport::Port(Protocol::Tcp, 80);
+    let any = frame(&Flow::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), transport));
     println!("no endpoint: warm {:?}\n", warm(&nothing, &any));
     println!(
         "| pods | policies | lower | load | warm, allowed | warm, denied | mixed | endpoints | addresses | networks | words |"
@@ -74,30 +107,11 @@ fn main() {
         let started = Instant::now();
         let loaded = Loaded::load(&kernel, &image).unwrap();
         let load = started.elapsed();
-        let mut random = Random::seeded(1);
-        let policed: Vec<IpAddr> =
-            ruleset.endpoints().filter_map(|e| e.addresses.first().copied()).collect();
-        let (mut frames, mut allowed, mut denied) = (Vec::new(), None, None);
-        for _ in 0..1_000_000 {
-            if frames.len() == 4_000 && allowed.is_some() {
-                break;
-            }
-            let source = policed[random.below(policed.len())];
-            let destination = policed[random.below(policed.len())];
-            let flow = Flow::new(source, destination, Transport::Port(Protocol::Tcp, 80));
-            let decision = ruleset.verdict(&flow);
-            let frame = frame(source, destination, 80);
-            let by_rule = matches!(decision.ingress.reason, Reason::Rule(_))
-                || matches!(decision.egress.reason, Reason::Rule(_));
-            match decision.verdict {
-                Verdict::Allow if by_rule => allowed = allowed.or_else(|| Some(frame.clone())),
-                Verdict::Allow => {}
-                Verdict::Deny => denied = denied.or_else(|| Some(frame.clone())),
-            }
-            if frames.len() < 4_000 {
-                frames.push(frame);
-            }
-        }
+        let flows = flows(&ruleset);
+        let judged = |flow: &Flow, verdict| ruleset.verdict(flow).verdict == verdict;
+        let allowed = flows.iter().find(|flow| judged(flow, Verdict::Allow)).map(frame);
+        let denied = flows.iter().find(|flow| judged(flow, Verdict::Deny)).map(frame);
+        let frames: Vec<Vec<u8>> = flows.iter().map(frame).collect();
         let time = |frame: Option<Vec<u8>>| {
             frame.map_or_else(|| "-".to_owned(), |frame| format!("{:?}", warm(&loaded, &frame)))
         };

@@ -7,6 +7,7 @@ use netpol_core::backend::{Backend as _, LowerError, Program as _};
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Ruleset, Scope};
 use netpol_ebpf::{Ebpf, Limits};
+use netpol_k8s::manifest::{ReadOptions, read_str};
 
 fn campaign(oddities: Oddities) {
     let shape = Shape { oddities, ..Shape::default() };
@@ -56,4 +57,45 @@ fn what_does_not_fit_is_an_error_with_the_numbers() {
     let limits = Limits { pieces: 3, ..Limits::default() };
     let error = Ebpf::with_limits(limits).lower(&ruleset(1)).unwrap_err();
     assert!(matches!(error, LowerError::CapacityExceeded { limit: 3, unit: "pieces", .. }));
+}
+
+/// A hub that every pod may reach, `count` pods of labels that nobody else has, and `policies` such hubs.
+fn hubs(count: u8, policies: usize, peers: &str) -> Ruleset {
+    let mut text = String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n");
+    for host in 0..count {
+        text += &format!(
+            "---\napiVersion: v1\nkind: Pod\n\
+             metadata: {{namespace: x, name: p{host}, labels: {{id: p{host}, hub: h{}}}}}\n\
+             spec: {{nodeName: node, containers: [{{name: c, image: i}}]}}\n\
+             status: {{phase: Running, podIPs: [{{ip: 10.0.0.{host}}}]}}\n",
+            usize::from(host) % policies
+        );
+    }
+    for hub in 0..policies {
+        text += &format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+             metadata: {{namespace: x, name: h{hub}}}\n\
+             spec: {{podSelector: {{matchLabels: {{hub: h{hub}}}}}, ingress: [{{from: [{peers}]}}]}}\n"
+        );
+    }
+    let manifests = read_str("hubs.yaml", &text, &ReadOptions::default()).unwrap();
+    compile(&manifests.cluster, &Options::default()).ruleset
+}
+
+#[test]
+fn pods_that_no_rule_tells_apart_are_one_class_whatever_their_labels() {
+    let image = Ebpf::default().lower(&hubs(200, 1, "{podSelector: {}}")).unwrap();
+    let rows = image.rows();
+    assert_eq!((rows.addresses, rows.policies, rows.words, rows.ports), (200, 1, 1, 0));
+}
+
+#[test]
+fn a_policy_that_allows_most_classes_says_so_by_default() {
+    // One more policy for each pod makes each pod a class of its own.
+    let peers = (0..200).map(|host| format!("{{podSelector: {{matchLabels: {{id: p{host}}}}}}}"));
+    let peers = peers.collect::<Vec<_>>().join(", ");
+    let image = Ebpf::default().lower(&hubs(200, 50, &peers)).unwrap();
+    // 200 classes, allowed by the one policy that all hubs have: only nobody differs.
+    let rows = image.rows();
+    assert_eq!((rows.addresses, rows.policies, rows.words, rows.ports), (200, 1, 1, 0));
 }

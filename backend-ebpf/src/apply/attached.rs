@@ -40,6 +40,7 @@ pub(super) struct Attached {
     checked: Checked,
     /// The number of the latest ruleset.
     generation: u64,
+    established: Established,
     loaded: Loaded,
 }
 
@@ -72,7 +73,8 @@ impl Attached {
         let program = SLOT.load(kernel, &[(SLOT_NUMBER, slot.descriptor())], 0)?;
         let [forward_4, forward_6, local_in_4, local_in_6] = HOOKS.map(|(_, _, name)| pinned(name));
         let links = [forward_4?, forward_6?, local_in_4?, local_in_6?];
-        let mut attached = Self { links, program, slot, checked, generation: 1, loaded };
+        let mut attached =
+            Self { links, program, slot, checked, generation: 1, established, loaded };
         attached.point(&attached.loaded)?;
         if let Some(pins) = pins.filter(|_| is_new) {
             let pinned = pins.put(SLOT_PIN, attached.slot.descriptor());
@@ -119,7 +121,7 @@ impl Attached {
         pins: Option<&Pins>,
     ) -> Result<(), SyncError> {
         // Where the maps cannot be read, they are as good as damaged.
-        if self.loaded.holds(image).unwrap_or(false) {
+        if established == self.established && self.loaded.holds(image).unwrap_or(false) {
             self.point(&self.loaded)?;
         } else {
             let generation = self.generation.wrapping_add(1);
@@ -127,6 +129,7 @@ impl Attached {
             let loaded = Loaded::load_as(kernel, image, &self.checked, number)?;
             self.point(&loaded)?;
             self.generation = generation;
+            self.established = established;
             self.loaded = loaded;
         }
         self.hook(pins)

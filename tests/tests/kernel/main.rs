@@ -1,20 +1,28 @@
 //! Every backend's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
-#![expect(clippy::unwrap_used, clippy::print_stderr, clippy::panic, reason = "test support")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::panic,
+    reason = "test support"
+)]
 
 mod hairpin;
 mod hitless;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 use netpol_conformance::cases::{self, e2e};
 use netpol_conformance::exam::{self, Exam, Report};
 use netpol_conformance::generate::{self, Shape};
-use netpol_conformance::netlab::kernel_test;
+use netpol_conformance::netlab::{Availability, Privilege, did_not_run, kernel_test};
 use netpol_core::backend::Dataplane;
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
+use netpol_ebpf::{EbpfDataplane, Kernel};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
@@ -27,40 +35,59 @@ type Backend = fn() -> Box<dyn Dataplane + Send>;
 /// Declares the tests of one backend.
 macro_rules! exam {
     ($backend:ident, $dataplane:expr) => {
+        exam!($backend, $dataplane, kernel_test);
+    };
+    ($backend:ident, $dataplane:expr, $kernel_test:ident) => {
         mod $backend {
             use super::*;
 
             #[test]
             fn every_case_file_holds_in_the_kernel() {
-                kernel_test(|| case_files(|| Box::new($dataplane)));
+                $kernel_test(|| case_files(|| Box::new($dataplane)));
             }
 
             #[test]
             fn every_upstream_scenario_holds_in_the_kernel() {
-                kernel_test(|| upstream_scenarios(|| Box::new($dataplane)));
+                $kernel_test(|| upstream_scenarios(|| Box::new($dataplane)));
             }
 
             #[test]
             fn a_pod_reaches_itself_through_a_service_in_the_kernel() {
-                kernel_test(|| hairpin::holds(|| Box::new($dataplane)));
+                $kernel_test(|| hairpin::holds(|| Box::new($dataplane)));
             }
 
             #[test]
             fn changes_under_traffic_lose_and_leak_nothing_in_the_kernel() {
-                kernel_test(|| hitless::holds(|| Box::new($dataplane)));
+                $kernel_test(|| hitless::holds(|| Box::new($dataplane)));
             }
 
             #[test]
             fn generated_clusters_hold_in_the_kernel() {
-                kernel_test(|| generated_clusters(|| Box::new($dataplane)));
+                $kernel_test(|| generated_clusters(|| Box::new($dataplane)));
             }
         }
     };
 }
 
+exam!(ebpf, ebpf(), bpf_test);
 exam!(nft, NftDataplane::new());
 exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft));
 exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy));
+
+/// A dataplane that need not ask the kernel what it is.
+fn ebpf() -> EbpfDataplane {
+    static KERNEL: OnceLock<Kernel> = OnceLock::new();
+    EbpfDataplane::default().with_kernel(*KERNEL.get_or_init(|| Kernel::probe().unwrap()))
+}
+
+/// Runs a test that needs bpf(2) besides a lab. The kernel gives it to root of the first user namespace only.
+fn bpf_test(body: impl FnOnce()) {
+    match Availability::probe() {
+        Ok(Privilege::Root) => body(),
+        Ok(other) => did_not_run("the eBPF backend's exam", &format!("{other} may not use bpf(2)")),
+        Err(error) => did_not_run("the eBPF backend's exam", &error.to_string()),
+    }
+}
 
 /// Builds a lab for one cluster, enforces, asks, takes the rules off again.
 fn examine(
