@@ -1,5 +1,5 @@
 //! The program judges as the ruleset does, and says it in the same bytes every time.
-#![expect(clippy::unwrap_used, reason = "test support")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "test support")]
 
 extern crate alloc;
 
@@ -9,9 +9,10 @@ mod rulesets;
 use alloc::collections::BTreeSet;
 
 use netpol_conformance::generate::{self, Case, Shape};
+use netpol_conformance::workload;
 use netpol_core::backend::{Backend as _, Program as _};
 use netpol_core::compile::{Options, compile};
-use netpol_core::ir::{Dialled, Family, Flow, Ruleset, Scope, Transport};
+use netpol_core::ir::{Dialled, Family, Flow, Ruleset, Scope, Transport, Verdict};
 use netpol_core::model::Protocol;
 use netpol_iptables::restore::PREFIX;
 use netpol_iptables::{Iptables, OwnAddress, RestoreInput};
@@ -94,6 +95,48 @@ fn is_well_formed(program: &RestoreInput) -> Result<(), TestCaseError> {
     prop_assert_eq!(used, here);
     prop_assert!(program.sets().iter().all(|(_, members)| !members.is_empty()));
     Ok(())
+}
+
+#[test]
+fn a_node_of_many_pipelines_has_few_rules_and_short_chains_whatever_the_policies_name() {
+    let cluster = workload::cluster(1000, 200, workload::MEDIUM);
+    let busiest = cluster.nodes.keys().map(|node| {
+        let options = Options { scope: Scope::Node(node.clone()), ..Options::default() };
+        compile(&cluster, &options).ruleset
+    });
+    let ruleset = busiest.max_by_key(|ruleset| ruleset.pipelines().len()).unwrap();
+    let pipelines = ruleset.pipelines().len();
+    assert!(pipelines > 50 && ruleset.endpoints().len() == 100, "{pipelines} pipelines");
+    let program = lower(&ruleset);
+    for family in [Family::V4, Family::V6] {
+        let chains = &program.filter(family).chains;
+        assert!(chains.keys().any(|name| name.starts_with("NETPOL-D-")), "{family}: no search");
+        let rules: usize = chains.values().map(Vec::len).sum();
+        assert!(rules < pipelines * 8, "{family}: {rules} rules for {pipelines} pipelines");
+        // A leaf of the search is as long as that, and its last rule.
+        let longest = chains.values().map(Vec::len).max().unwrap();
+        assert!(longest <= 13, "{family}: a chain of {longest} rules");
+    }
+    let everybody: Vec<_> =
+        cluster.pods.values().flat_map(|pod| pod.addresses.iter().copied()).collect();
+    let local: Vec<_> =
+        ruleset.endpoints().flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+    let ports = [80, 8080, 1001, 2000].map(|port| Transport::Port(Protocol::Tcp, port));
+    let mut allowed = [0_usize; 2];
+    for own in &local {
+        let others = everybody.iter().filter(|other| other.is_ipv4() == own.is_ipv4()).step_by(7);
+        for other in others {
+            for transport in ports {
+                for (source, destination) in [(own, other), (other, own)] {
+                    let flow = Flow::new(*source, *destination, transport);
+                    let expected = ruleset.verdict(&flow).verdict;
+                    assert_eq!(program.verdict(&flow), expected, "{flow}");
+                    allowed[usize::from(expected == Verdict::Allow)] += 1;
+                }
+            }
+        }
+    }
+    assert!(allowed.iter().all(|count| *count > 1000), "{allowed:?}");
 }
 
 proptest! {

@@ -191,6 +191,9 @@ impl Engine {
     }
 
     /// Returns what must be enforced now; empty before [`Event::InSync`].
+    ///
+    /// Clones, and deltas that create sets, share the sets' members: as long as one is kept, the next change of such a set
+    /// copies its members first. Drop them when they have been carried out.
     #[must_use]
     pub const fn snapshot(&self) -> &Ruleset {
         &self.ruleset

@@ -16,10 +16,16 @@
 //! assert!(message.contains("spec.podselector: unknown field `podselector`; did you mean `podSelector`? (VAL-004)"));
 //! # Ok::<(), netpol_k8s::manifest::ReadErrors>(())
 //! ```
+//!
+//! The feature `watch` adds `watch`: the objects of a live cluster as a stream of changes.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
 
 #[cfg(feature = "manifest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "manifest")))]
 pub mod manifest;
+#[cfg(feature = "watch")]
+#[cfg_attr(docsrs, doc(cfg(feature = "watch")))]
+pub mod watch;

@@ -17,13 +17,14 @@ use netpol_core::compile::Options;
 use netpol_core::engine::{Event, Tuning};
 use netpol_core::ir::{Flow, OtherProtocols, OwnNodeEgress, Scope, Settings};
 use netpol_core::model::{
-    Cluster, ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, ObjectRef, Phase, Pod,
+    Cluster, ClusterNetworkPolicy, Field, Namespace, NetworkPolicy, Node, ObjectRef, Phase, Pod,
 };
 
 use crate::generate::{self, Case, Oddities, Random, Shape};
 
 /// What happens to an engine.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most are single events")]
 pub enum Happening {
     /// One event.
     Event(Event),
@@ -93,6 +94,39 @@ impl Script {
             tuning.few_namespaces = random.below(3);
         }
         Self { options: Options { scope, settings }, tuning, happenings, flows }
+    }
+
+    /// A script of pods that change their labels, one to three at a time, under NetworkPolicies only: what backends without
+    /// transactions over several sets may take apart, or may not.
+    #[must_use]
+    pub fn relabels(seed: u64, events: usize) -> Self {
+        let mut random = Random::seeded(seed);
+        let shape = Shape {
+            pods: 8,
+            network_policies: 10,
+            cluster_network_policies: 0,
+            flows: 500,
+            oddities: Oddities::Valid,
+        };
+        let mut case = generate::case(seed, shape);
+        for policy in case.cluster.network_policies.values_mut() {
+            policy.pod_selector = Field::Absent; // So that labels decide who is a peer and nothing else.
+        }
+        let others: Vec<Case> =
+            (0..4).map(|number| generate::case(seed.wrapping_mul(31) + number, shape)).collect();
+        let mut happenings =
+            alloc::vec![Happening::Batch(puts(&case.cluster)), Happening::Event(Event::InSync)];
+        for _ in 0..events {
+            let changed = (0..random.between(1, 3)).filter_map(|_| {
+                let mut pod = any(&mut random, &case.cluster.pods)?;
+                let other = random.pick_from(&others)?;
+                pod.meta.labels = any(&mut random, &other.cluster.pods)?.meta.labels;
+                Some(Event::PutPod(pod))
+            });
+            happenings.push(Happening::Batch(changed.collect()));
+        }
+        let options = Options { scope: Scope::Cluster, settings: case.settings };
+        Self { options, tuning: Tuning::default(), happenings, flows: case.flows }
     }
 
     /// Takes happenings away for as long as `fails` stays true.

@@ -3,6 +3,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "api-server")]
+pub mod api_server;
 pub mod cases;
 pub mod events;
 pub mod exam;

@@ -61,6 +61,16 @@ fn refusal(object: &str, said: String) -> SyncError {
                 .to_owned(),
         };
     }
+    if said.contains("Failed to initialize nft")
+        || said.contains("does not exist (do you need to insmod?)")
+    {
+        return SyncError::Missing {
+            what: format!("the kernel's side of {object}"),
+            hint: "use the other variant of iptables, or load the kernel modules `nf_tables` and `nft_compat`, or \
+                   `ip_tables` and `ip6_tables`"
+                .to_owned(),
+        };
+    }
     if said.contains("set type not supported") {
         return SyncError::Missing {
             what: format!("a set type of the kernel for {object}"),

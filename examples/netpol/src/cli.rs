@@ -363,7 +363,7 @@ pub(crate) enum BackendChoice {
     Nft,
     /// iptables and ipset: chains and sets that begin with `NETPOL`.
     Iptables,
-    /// eBPF: the maps of one fixed program.
+    /// eBPF: one fixed program at the netfilter hooks, with the policies in its maps (needs root).
     Ebpf,
 }
 

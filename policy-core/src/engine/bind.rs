@@ -147,7 +147,7 @@ impl Engine {
             own.map(|(slot, _, block)| (*slot, *block)).collect::<Box<[(Slot, Id)]>>()
         };
         let (ingress, egress) = (of(Direction::Ingress), of(Direction::Egress));
-        let addresses = self.pods.owned(id);
+        let addresses = self.pods.owned_by(id, pod).collect();
         let node = self.symbols.get(pod.node).cloned();
         let old = subject.pipelines;
         let ingress = self.pipeline(Direction::Ingress, ingress);

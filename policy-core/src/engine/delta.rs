@@ -1,6 +1,6 @@
 //! The change from one ruleset to the next.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString as _;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -172,15 +172,15 @@ impl Switch {
     /// Takes the switch apart, if single steps are as safe as one: for backends without transactions over several sets.
     ///
     /// `ruleset` is the one before or the one after the switch. `None` where endpoints or nodes change too, where a set
-    /// is used outside the NetworkPolicy tier, or where somebody's egress could open before somebody's ingress closes or
-    /// the other way round.
+    /// is used outside the NetworkPolicy tier, or where one end of a flow could open before the other closes.
     ///
     /// Why it is safe otherwise: the NetworkPolicy tier is a union of accepting rules, so a side that only it and
     /// unchanged tiers decide can only open by joins and close by leaves. With joins first, a side on the way allows
     /// what the old or the new ruleset lets it allow, no more and no less. Both sides must allow a flow, and they could
-    /// each allow it on the strength of a different ruleset: one because it no longer closes, the other because it
-    /// already opens. That takes a leave from a set of one direction and a join to a set of the other, and such switches
-    /// are not split.
+    /// each allow it on the strength of a different ruleset: one because it does not close yet, the other because it
+    /// opens already. That takes one address that leaves a set of one direction and another, of the same family, that
+    /// joins a set of the other direction; such switches are not split. (One address alone is at one end of a flow only:
+    /// what a pod sends to itself is not judged.)
     ///
     /// Costs a pass over the rules of the ruleset, unless there is nothing to look at.
     #[must_use]
@@ -188,24 +188,21 @@ impl Switch {
         if !self.endpoints.is_empty() || !self.nodes.is_empty() {
             return None;
         }
-        let joining: BTreeSet<PeerSetId> = self.sets(|change| &change.joins);
-        let leaving: BTreeSet<PeerSetId> = self.sets(|change| &change.leaves);
-        let (mut opens, mut closes) = (Vec::new(), Vec::new());
+        let changes: BTreeMap<PeerSetId, &MemberChange> =
+            self.members.iter().map(|change| (change.set, change)).collect();
+        let [mut opening, mut closing] = [Ends::default(), Ends::default()];
         for (_, pipeline) in ruleset.pipelines() {
             for (block, rule) in pipeline.rules() {
                 let Peers::Set(set) = rule.peers else { continue };
-                let (joins, leaves) = (joining.contains(&set), leaving.contains(&set));
-                if (joins || leaves) && block.policy().kind != PolicyKind::NetworkPolicy {
+                let Some(change) = changes.get(&set) else { continue };
+                if block.policy().kind != PolicyKind::NetworkPolicy {
                     return None;
                 }
-                opens.extend(joins.then_some(pipeline.direction));
-                closes.extend(leaves.then_some(pipeline.direction));
+                opening.add(pipeline.direction, set, &change.joins);
+                closing.add(pipeline.direction, set, &change.leaves);
             }
         }
-        let crossed = |one, other| opens.contains(&one) && closes.contains(&other);
-        if crossed(Direction::Ingress, Direction::Egress)
-            || crossed(Direction::Egress, Direction::Ingress)
-        {
+        if opening.meets(&closing) {
             return None;
         }
         let all = |of: fn(&MemberChange) -> &AddressSet| {
@@ -214,11 +211,44 @@ impl Switch {
         };
         Some(Split { joins: all(|change| &change.joins), leaves: all(|change| &change.leaves) })
     }
+}
 
-    fn sets(&self, of: impl Fn(&MemberChange) -> &AddressSet) -> BTreeSet<PeerSetId> {
-        let changed = self.members.iter().filter(|change| !of(change).is_empty());
-        changed.map(|change| change.set).collect()
+/// Addresses that join sets, or leave them, by the direction the sets are used in.
+#[derive(Debug, Default)]
+struct Ends {
+    seen: BTreeSet<(Direction, PeerSetId)>,
+    ingress: BTreeSet<IpAddr>,
+    egress: BTreeSet<IpAddr>,
+}
+
+impl Ends {
+    fn add(&mut self, direction: Direction, set: PeerSetId, addresses: &AddressSet) {
+        if !self.seen.insert((direction, set)) {
+            return;
+        }
+        match direction {
+            Direction::Ingress => self.ingress.extend(addresses.iter()),
+            Direction::Egress => self.egress.extend(addresses.iter()),
+        }
     }
+
+    /// Returns whether there are two addresses of one family, one of each, in different directions.
+    fn meets(&self, other: &Self) -> bool {
+        differ(&self.ingress, &other.egress) || differ(&self.egress, &other.ingress)
+    }
+}
+
+fn differ(one: &BTreeSet<IpAddr>, other: &BTreeSet<IpAddr>) -> bool {
+    [true, false].into_iter().any(|is_v4| {
+        let of = |address: &&IpAddr| address.is_ipv4() == is_v4;
+        // Where one side has two, or both have different ones, some pair differs.
+        let (mut left, mut right) = (one.iter().filter(of), other.iter().filter(of));
+        match (left.next(), left.next(), right.next(), right.next()) {
+            (None, ..) | (_, _, None, _) => false,
+            (Some(left), None, Some(right), None) => left != right,
+            (Some(_), ..) => true,
+        }
+    })
 }
 
 impl EndpointChange {

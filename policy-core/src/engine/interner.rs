@@ -10,7 +10,8 @@ use super::slab::{Id, Slab};
 #[derive(Clone, Debug)]
 pub(super) struct Interner<T> {
     entries: Slab<Entry<T>>,
-    table: HashTable<Id>,
+    /// With the hash of each value, so that growing does not look at the values again.
+    table: HashTable<(ShortHash, Id)>,
     hasher: DefaultHashBuilder,
 }
 
@@ -18,6 +19,21 @@ pub(super) struct Interner<T> {
 struct Entry<T> {
     value: T,
     holders: u32,
+}
+
+/// Half a hash, kept beside what it is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShortHash(u32);
+
+impl ShortHash {
+    pub(super) fn of<Q: Hash + ?Sized>(hasher: &DefaultHashBuilder, key: &Q) -> Self {
+        Self(u32::try_from(hasher.hash_one(key) >> 32).unwrap_or_default())
+    }
+
+    /// Returns the hash as a table wants it: it looks at the lowest and at the highest bits.
+    pub(super) fn spread(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
 }
 
 impl<T> Default for Interner<T> {
@@ -36,9 +52,17 @@ impl<T> Interner<T> {
     where
         T: Borrow<Q>,
     {
-        let hash = self.hasher.hash_one(key);
-        let same = |id: &Id| self.get(*id).is_some_and(|value| value.borrow() == key);
-        self.table.find(hash, same).copied()
+        self.find_hashed(ShortHash::of(&self.hasher, key), key)
+    }
+
+    fn find_hashed<Q: Eq + ?Sized>(&self, hash: ShortHash, key: &Q) -> Option<Id>
+    where
+        T: Borrow<Q>,
+    {
+        let same = |(other, id): &(ShortHash, Id)| {
+            other.0 == hash.0 && self.get(*id).is_some_and(|value| value.borrow() == key)
+        };
+        self.table.find(hash.spread(), same).map(|(_, id)| *id)
     }
 
     /// Holds a value. `make` is asked where nobody holds an equal one yet, and must make one equal to `key`.
@@ -46,16 +70,12 @@ impl<T> Interner<T> {
     where
         T: Borrow<Q>,
     {
-        let hash = self.hasher.hash_one(key);
-        let Self { entries, table, .. } = self;
-        let same = |id: &Id| entries.get(*id).is_some_and(|entry| entry.value.borrow() == key);
-        if let Some(id) = table.find(hash, same).copied() {
-            if let Some(entry) = entries.get_mut(id) {
-                entry.holders += 1;
-            }
+        let hash = ShortHash::of(&self.hasher, key);
+        if let Some(id) = self.find_hashed(hash, key) {
+            self.retain(id);
             return id;
         }
-        self.insert::<Q>(make())
+        self.insert_hashed(hash, make())
     }
 
     /// Holds a value that nobody holds yet.
@@ -63,12 +83,12 @@ impl<T> Interner<T> {
     where
         T: Borrow<Q>,
     {
-        let Self { entries, table, hasher } = self;
-        let hash = hasher.hash_one(value.borrow());
-        let id = entries.insert(Entry { value, holders: 1 });
-        table.insert_unique(hash, id, |id| {
-            entries.get(*id).map_or(0, |entry| hasher.hash_one(entry.value.borrow()))
-        });
+        self.insert_hashed(ShortHash::of(&self.hasher, value.borrow()), value)
+    }
+
+    fn insert_hashed(&mut self, hash: ShortHash, value: T) -> Id {
+        let id = self.entries.insert(Entry { value, holders: 1 });
+        self.table.insert_unique(hash.spread(), (hash, id), |(hash, _)| hash.spread());
         id
     }
 
@@ -89,8 +109,8 @@ impl<T> Interner<T> {
         if entry.holders > 0 {
             return None;
         }
-        let hash = self.hasher.hash_one(entry.value.borrow());
-        if let Ok(found) = self.table.find_entry(hash, |other| *other == id) {
+        let hash = ShortHash::of(&self.hasher, entry.value.borrow());
+        if let Ok(found) = self.table.find_entry(hash.spread(), |(_, other)| *other == id) {
             found.remove();
         }
         self.entries.remove(id).map(|entry| entry.value)

@@ -9,7 +9,7 @@ use super::Engine;
 use super::event::Event;
 use super::labels::Matcher;
 use super::namespaces::Namespace;
-use super::pods::{Pod, View};
+use super::pods::{Addresses, Pod, View};
 use super::slab::{Id, NONE};
 use crate::compile::{cluster_network_policy, network_policy};
 use crate::ir::PolicyKind;
@@ -180,7 +180,7 @@ impl Engine {
     /// Returns what policy sees of a pod; `None` if it owns no address.
     pub(super) fn view(&self, id: Id) -> Option<View> {
         let pod = self.pods.slab.get(id)?;
-        let addresses = self.pods.owned(id);
+        let addresses: Addresses = self.pods.owned_by(id, pod).collect();
         (!addresses.is_empty()).then(|| View {
             namespace: pod.namespace,
             labels: pod.labels,

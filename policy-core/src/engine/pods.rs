@@ -6,10 +6,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::num::NonZeroU16;
+use core::ops::Deref;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::claims::Claims;
 use super::index::Postings;
-use super::interner::Interner;
+use super::interner::{Interner, ShortHash};
 use super::labels::{Symbol, Symbols};
 use super::slab::{Id, Slab};
 use crate::model::{self, Protocol};
@@ -50,8 +53,50 @@ pub(super) struct View {
     pub(super) node: Symbol,
     pub(super) is_local: bool,
     /// The addresses it owns, ascending; at least one.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) addresses: Addresses,
 }
+
+/// Addresses of one pod: one or two but for oddities, and then without an allocation.
+#[derive(Clone, Debug)]
+pub(super) enum Addresses {
+    One([IpAddr; 1]),
+    Two([IpAddr; 2]),
+    Many(Vec<IpAddr>),
+}
+
+impl FromIterator<IpAddr> for Addresses {
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        let mut rest = addresses.into_iter();
+        match (rest.next(), rest.next(), rest.next()) {
+            (None, _, _) => Self::Many(Vec::new()),
+            (Some(one), None, _) => Self::One([one]),
+            (Some(one), Some(two), None) => Self::Two([one, two]),
+            (Some(one), Some(two), Some(three)) => {
+                Self::Many([one, two, three].into_iter().chain(rest).collect())
+            }
+        }
+    }
+}
+
+impl Deref for Addresses {
+    type Target = [IpAddr];
+
+    fn deref(&self) -> &[IpAddr] {
+        match self {
+            Self::One(one) => one,
+            Self::Two(two) => two,
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl PartialEq for Addresses {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Addresses {}
 
 /// A container port that has a name.
 pub(super) type NamedPort = (Symbol, Protocol, NonZeroU16);
@@ -60,8 +105,8 @@ pub(super) type NamedPort = (Symbol, Protocol, NonZeroU16);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pods {
     pub(super) slab: Slab<Pod>,
-    pub(super) by_name: hashbrown::HashTable<Id>,
-    pub(super) hasher: hashbrown::DefaultHashBuilder,
+    by_name: HashTable<(ShortHash, Id)>,
+    hasher: DefaultHashBuilder,
     pub(super) ports: Interner<Box<[NamedPort]>>,
     pub(super) claims: Claims,
     /// Pods that own an address, by label.
@@ -75,34 +120,31 @@ pub(super) struct Pods {
 impl Pods {
     pub(super) fn find(&self, namespace: Id, name: &str) -> Option<Id> {
         let hash = self.hash(namespace, name);
-        let same = |id: &Id| {
+        let same = |(_, id): &(ShortHash, Id)| {
             let found = self.slab.get(*id);
             found.is_some_and(|pod| pod.namespace == namespace && *pod.name == *name)
         };
-        self.by_name.find(hash, same).copied()
+        self.by_name.find(hash.spread(), same).map(|(_, id)| *id)
     }
 
     pub(super) fn insert(&mut self, pod: Pod) -> Id {
         let hash = self.hash(pod.namespace, &pod.name);
         let id = self.slab.insert(pod);
-        let Self { slab, by_name, hasher, .. } = self;
-        by_name.insert_unique(hash, id, |id| {
-            slab.get(*id).map_or(0, |pod| hash_of(hasher, pod.namespace, &pod.name))
-        });
+        self.by_name.insert_unique(hash.spread(), (hash, id), |(hash, _)| hash.spread());
         id
     }
 
     pub(super) fn remove(&mut self, id: Id) -> Option<Pod> {
         let pod = self.slab.remove(id)?;
         let hash = self.hash(pod.namespace, &pod.name);
-        if let Ok(found) = self.by_name.find_entry(hash, |other| *other == id) {
+        if let Ok(found) = self.by_name.find_entry(hash.spread(), |(_, other)| *other == id) {
             found.remove();
         }
         Some(pod)
     }
 
-    fn hash(&self, namespace: Id, name: &str) -> u64 {
-        hash_of(&self.hasher, namespace, name)
+    fn hash(&self, namespace: Id, name: &str) -> ShortHash {
+        ShortHash::of(&self.hasher, &(namespace, name))
     }
 
     /// Returns the number of the list of a pod's named ports (NP-091, NP-092).
@@ -151,11 +193,6 @@ impl Pods {
     }
 
     /// Returns the addresses a pod owns, ascending.
-    pub(super) fn owned(&self, id: Id) -> Vec<IpAddr> {
-        let Some(pod) = self.slab.get(id) else { return Vec::new() };
-        self.owned_by(id, pod).collect()
-    }
-
     pub(super) fn owned_by<'a>(
         &'a self,
         id: Id,
@@ -186,9 +223,4 @@ impl Pods {
             + super::memory::btree_bytes::<Id>(self.local.len())
             + each.sum::<usize>()
     }
-}
-
-fn hash_of(hasher: &hashbrown::DefaultHashBuilder, namespace: Id, name: &str) -> u64 {
-    use core::hash::BuildHasher as _;
-    hasher.hash_one((namespace, name))
 }

@@ -1,5 +1,12 @@
 //! Every backend's kernel exam: case files, upstream's scenarios and generated clusters, with real packets.
-#![expect(clippy::unwrap_used, clippy::print_stderr, clippy::panic, reason = "test support")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::panic,
+    reason = "test support"
+)]
 
 mod hairpin;
 mod hitless;

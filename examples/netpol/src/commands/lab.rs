@@ -11,7 +11,7 @@ use netpol_conformance::exam::{Exam, ExamError, traffic};
 use netpol_conformance::netlab::{Availability, Observation, Patience, Probe};
 use netpol_core::backend::{Dataplane, SyncError};
 use netpol_core::ir::{Flow, Verdict};
-use netpol_ebpf::EbpfDataplane;
+use netpol_ebpf::{Ebpf, EbpfDataplane};
 use netpol_iptables::IptablesDataplane;
 use netpol_nft::NftDataplane;
 
@@ -82,17 +82,17 @@ pub(crate) fn run(session: Session, args: &LabArgs) -> anyhow::Result<Outcome> {
         }
         Err(unavailable) => report.failure = Some(unavailable.to_string()),
     }
-    if let Some((exam, _)) = &lab {
+    if let Some(Enforced { exam, .. }) = &lab {
         send(exam, &mut trials)?;
     }
     match args.output {
         TextOrJson::Text => report.text(session.style, &input, &ruleset, &trials)?,
         TextOrJson::Json => report.json(&input, &trials)?,
     }
-    if let (Some((exam, _)), Some(end)) = (&lab, &shell) {
+    if let (Some(Enforced { exam, .. }), Some(end)) = (&lab, &shell) {
         inside::shell(exam.lab(), end)?;
     }
-    if let (Some((exam, _)), true) = (&lab, args.keep) {
+    if let (Some(Enforced { exam, .. }), true) = (&lab, args.keep) {
         inside::keep(exam.lab(), report.privilege)?;
     }
     Ok(if lab.is_none() {
@@ -116,8 +116,11 @@ fn load(args: &LabArgs, written: &[super::verdict::Given]) -> anyhow::Result<Inp
     Ok(input.schedule(nodes, reserved))
 }
 
-/// A lab, and what enforces the policies in it for as long as it is held.
-type Enforced = (Exam, Box<dyn Dataplane + Send>);
+/// A lab whose nodes enforce the policies. A backend may enforce only as long as its dataplane lives.
+struct Enforced {
+    exam: Exam,
+    _dataplane: Box<dyn Dataplane + Send>,
+}
 
 /// Builds the lab and enforces the policies on every node; the inner error says what this machine lacks for it.
 fn enforce(
@@ -134,11 +137,11 @@ fn enforce(
     let mut dataplane: Box<dyn Dataplane + Send> = match args.backend {
         BackendChoice::Nft => Box::new(NftDataplane::new()),
         BackendChoice::Iptables => Box::new(IptablesDataplane::new()),
-        BackendChoice::Ebpf => Box::new(EbpfDataplane::default()),
+        BackendChoice::Ebpf => Box::new(EbpfDataplane::new(Ebpf::default())),
     };
     let _progress = Progress::start("enforcing policies");
     match exam.enforce(&input.cluster, dataplane.as_mut()) {
-        Ok(()) => Ok(Ok((exam, dataplane))),
+        Ok(()) => Ok(Ok(Enforced { exam, _dataplane: dataplane })),
         Err(ExamError::Sync { source: missing @ SyncError::Missing { .. }, .. }) => {
             Ok(Err(missing.to_string()))
         }

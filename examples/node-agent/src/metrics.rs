@@ -1,0 +1,171 @@
+//! Numbers about the agent.
+
+use core::sync::atomic::AtomicU64;
+use core::time::Duration;
+
+use netpol_core::ir::Ruleset;
+use netpol_core::model::Kind;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::status::Status;
+
+type Labels = Vec<(&'static str, String)>;
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// The registry and what is counted in it.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    latency: Histogram,
+    compile: Histogram,
+    sync: Histogram,
+    waiting: Seconds,
+    objects: Family<Labels, Gauge>,
+    following: Family<Labels, Gauge>,
+    endpoints: Gauge,
+    pipelines: Gauge,
+    peer_sets: Gauge,
+    members: Gauge,
+    diagnostics: Gauge,
+    changes: Family<Labels, Counter>,
+    failures: Family<Labels, Counter>,
+    oddities: Family<Labels, Counter>,
+    applies: Family<Labels, Counter>,
+    resyncs: Counter,
+    repairs: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let histogram = || Histogram::new(exponential_buckets(0.000_5, 2.0, 18));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("netpol_agent"),
+            latency: histogram(),
+            compile: histogram(),
+            sync: histogram(),
+            waiting: Seconds::default(),
+            objects: Family::default(),
+            following: Family::default(),
+            endpoints: Gauge::default(),
+            pipelines: Gauge::default(),
+            peer_sets: Gauge::default(),
+            members: Gauge::default(),
+            diagnostics: Gauge::default(),
+            changes: Family::default(),
+            failures: Family::default(),
+            oddities: Family::default(),
+            applies: Family::default(),
+            resyncs: Counter::default(),
+            repairs: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        let all = "From hearing of the oldest change of a batch to its enforcement, in seconds";
+        registry.register("enforcement_latency_seconds", all, self.latency.clone());
+        registry.register("compile_seconds", "Time to compile", self.compile.clone());
+        registry.register("sync_seconds", "Time to bring the kernel up to date", self.sync.clone());
+        let waiting = "Age of the oldest change that is not enforced; 0 if there is none";
+        registry.register("oldest_unapplied_change_seconds", waiting, self.waiting.clone());
+        registry.register("objects", "Objects known, by kind", self.objects.clone());
+        let following = "1 while a kind is followed, 0 while its last known state stands in";
+        registry.register("watch_following", following, self.following.clone());
+        registry.register("endpoints", "Pods policed on this node", self.endpoints.clone());
+        registry.register("pipelines", "Distinct policy results", self.pipelines.clone());
+        registry.register("peer_sets", "Distinct selectors of peers", self.peer_sets.clone());
+        registry.register("members", "Addresses in all peer sets", self.members.clone());
+        let diagnostics = "Oddities in the policies in force; see the log";
+        registry.register("diagnostics", diagnostics, self.diagnostics.clone());
+        registry.register("watch_changes", "Changes heard, by kind", self.changes.clone());
+        let failures = "Failures to list or watch, by kind and reason";
+        registry.register("watch_failures", failures, self.failures.clone());
+        let oddities = "Objects or fields that cannot be read, by kind";
+        registry.register("unreadable", oddities, self.oddities.clone());
+        let applies = "Attempts to bring the kernel up to date, by outcome";
+        registry.register("applies", applies, self.applies.clone());
+        let resyncs = "Times the kernel was made to agree again although nothing had changed";
+        registry.register("resyncs", resyncs, self.resyncs.clone());
+        let repairs = "Times that another program had changed the rules and they were put back";
+        registry.register("drift_repairs", repairs, self.repairs.clone());
+        let info = prometheus_client::metrics::info::Info::new(vec![(
+            "version",
+            env!("CARGO_PKG_VERSION"),
+        )]);
+        registry.register("build", "This agent", info);
+    }
+
+    /// The exposition text.
+    pub(crate) fn text(&self, status: &Status) -> String {
+        self.waiting.set(status.oldest.map_or(0.0, |oldest| oldest.elapsed().as_secs_f64()));
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    pub(crate) fn heard(&self, kind: Kind) {
+        self.changes.get_or_create(&of_kind(kind)).inc();
+    }
+
+    pub(crate) fn following(&self, kind: Kind, following: bool) {
+        self.following.get_or_create(&of_kind(kind)).set(following.into());
+    }
+
+    pub(crate) fn failed(&self, kind: Kind, reason: &str) {
+        let mut labels = of_kind(kind);
+        labels.push(("reason", reason.to_owned()));
+        self.failures.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn odd(&self, kind: Kind) {
+        self.oddities.get_or_create(&of_kind(kind)).inc();
+    }
+
+    pub(crate) fn counts(&self, counts: [(Kind, usize); 5]) {
+        for (kind, count) in counts {
+            self.objects.get_or_create(&of_kind(kind)).set(number(count));
+        }
+    }
+
+    pub(crate) fn compiled(&self, took: Duration, ruleset: &Ruleset, diagnostics: usize) {
+        self.compile.observe(took.as_secs_f64());
+        self.endpoints.set(number(ruleset.endpoints().len()));
+        self.pipelines.set(number(ruleset.pipelines().len()));
+        self.peer_sets.set(number(ruleset.peer_sets().len()));
+        self.members.set(number(ruleset.peer_sets().map(|(_, set)| set.addresses.len()).sum()));
+        self.diagnostics.set(number(diagnostics));
+    }
+
+    pub(crate) fn synced(&self, took: Duration, outcome: &str) {
+        self.sync.observe(took.as_secs_f64());
+        self.applies.get_or_create(&vec![("outcome", outcome.to_owned())]).inc();
+    }
+
+    pub(crate) fn enforced(&self, latency: Duration) {
+        self.latency.observe(latency.as_secs_f64());
+    }
+
+    pub(crate) fn resynced(&self) {
+        self.resyncs.inc();
+    }
+
+    pub(crate) fn repaired(&self) {
+        self.repairs.inc();
+    }
+}
+
+fn of_kind(kind: Kind) -> Labels {
+    vec![("kind", kind.as_str().to_owned())]
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,48 @@
+//! Strings that many objects share: label keys, label values, node names. Kept once, they are a good part of what ten
+//! thousand pods cost.
+
+use alloc::sync::Arc;
+use std::collections::HashSet;
+
+/// Fewer strings than this are not worth looking through.
+const FEW: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Strings {
+    known: HashSet<Arc<str>>,
+    /// At this size, those that nobody else holds any more are let go.
+    sweep_at: usize,
+}
+
+impl Strings {
+    /// Returns the string that was first seen with this text.
+    pub(super) fn share(&mut self, text: Arc<str>) -> Arc<str> {
+        if let Some(known) = self.known.get(&text) {
+            return known.clone();
+        }
+        if self.known.len() >= self.sweep_at.max(FEW) {
+            self.known.retain(|known| Arc::strong_count(known) > 1);
+            self.sweep_at = self.known.len().saturating_mul(2);
+        }
+        self.known.insert(text.clone());
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FEW, Strings};
+    use alloc::sync::Arc;
+
+    #[test]
+    fn equal_texts_are_kept_once_and_let_go_when_nobody_holds_them() {
+        let mut strings = Strings::default();
+        let first = strings.share("a".into());
+        assert!(Arc::ptr_eq(&first, &strings.share("a".into())));
+        for number in 0..10 * FEW {
+            strings.share(number.to_string().into());
+        }
+        assert!(strings.known.len() <= FEW + 1, "{}", strings.known.len());
+        assert!(Arc::ptr_eq(&first, &strings.share("a".into())));
+    }
+}
