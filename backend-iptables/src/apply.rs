@@ -35,8 +35,8 @@ pub struct IptablesDataplane {
 }
 
 impl IptablesDataplane {
-    /// Returns the dataplane of the calling thread's network namespace, in the variant of iptables that is in use there.
-    /// Nothing is touched before the first [`sync`](Dataplane::sync).
+    /// Returns the dataplane of the calling thread's network namespace, in the variant of iptables that is in use there
+    /// at the first [`sync`](Dataplane::sync). Nothing is touched before that.
     #[must_use]
     pub const fn new() -> Self {
         Self { variant: None, own_address: OwnAddress::Compare }
@@ -98,7 +98,7 @@ impl Dataplane for IptablesDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
         let variant = match self.variant {
             Some(variant) => variant,
-            None => Variant::in_use()?,
+            None => *self.variant.insert(Variant::in_use()?),
         };
         let lower = |own_address| Iptables { own_address }.lower(ruleset);
         let done = Self::replace(variant, &lower(self.own_address)?);

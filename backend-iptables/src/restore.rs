@@ -107,7 +107,7 @@ impl Hook {
 /// Matches, all of which must hold, and what happens then.
 ///
 /// INVARIANT (canonical order): the matches ascend, which is the order in which the kernel's listing writes them; upheld
-/// by [`Rule::new`].
+/// by its only constructor.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rule {
     matches: Vec<Match>,

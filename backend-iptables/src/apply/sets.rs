@@ -64,35 +64,43 @@ pub(super) fn destroy(
     unwanted: impl Fn(&str) -> bool,
     attempts: u32,
 ) -> Result<Vec<String>, SyncError> {
+    let ours = |names: Vec<String>| -> Vec<String> {
+        names.into_iter().filter(|name| name.starts_with(PREFIX) && unwanted(name)).collect()
+    };
+    let mut left = ours(names()?);
     let mut pause = Duration::from_millis(1);
-    for attempt in 1..=attempts {
-        let names = ipset(&["list", "-name"], "")?;
-        let ours = names.lines().filter(|name| name.starts_with(PREFIX) && unwanted(name));
-        let mut left: Vec<&str> = ours.collect();
-        // One set that is in use must not keep the others: what fails is taken off the list.
-        while !left.is_empty() {
-            let text: String = left.iter().map(|name| format!("destroy {name}\n")).collect();
-            if ipset(&["restore"], &text).is_ok() {
-                return Ok(Vec::new());
-            }
-            let there = ipset(&["list", "-name"], "")?;
-            let still = |name: &&&str| there.lines().any(|line| line == **name);
-            match left.iter().position(|name| still(&name)) {
-                // Everything before the first that is still there is gone; that one failed.
-                Some(first) => left = left.split_off(first.saturating_add(1)),
-                None => break,
-            }
+    for _ in 0..attempts {
+        if left.is_empty() {
+            break;
         }
-        let there = ipset(&["list", "-name"], "")?;
-        let left = there.lines().filter(|name| name.starts_with(PREFIX) && unwanted(name));
-        let left: Vec<String> = left.map(Into::into).collect();
-        if left.is_empty() || attempt == attempts {
-            return Ok(left);
+        destroy_each(&left)?;
+        left = ours(names()?);
+        if !left.is_empty() {
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
     }
-    Ok(Vec::new())
+    Ok(left)
+}
+
+/// Tries each set once: one that is in use must not keep the others.
+fn destroy_each(mut sets: &[String]) -> Result<(), SyncError> {
+    while !sets.is_empty() {
+        let text: String = sets.iter().map(|name| format!("destroy {name}\n")).collect();
+        if ipset(&["restore"], &text).is_ok() {
+            break;
+        }
+        let there = names()?;
+        // What stands before the first that is still there is gone; that one failed.
+        let Some(failed) = sets.iter().position(|name| there.contains(name)) else { break };
+        sets = sets.get(failed.saturating_add(1)..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Returns the names of all sets.
+fn names() -> Result<Vec<String>, SyncError> {
+    Ok(ipset(&["list", "-name"], "")?.lines().map(Into::into).collect())
 }
 
 fn ipset(arguments: &[&str], input: &str) -> Result<String, SyncError> {
