@@ -30,6 +30,8 @@ pub trait Program: Debug + Display {
 }
 
 /// The kernel's side of a backend, in the network namespace of the thread that calls it. Synchronous and object-safe.
+///
+/// Keep the value: what some backends put into the kernel lasts only as long as it does, unless they are told to pin it.
 pub trait Dataplane: Debug {
     /// Makes it so, from whatever state is there: empty, ours, an older version of ours, damaged.
     ///

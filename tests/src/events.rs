@@ -1,6 +1,6 @@
 //! Sequences of events for the incremental engine, and what they leave behind.
 //!
-//! Events put objects that the adversarial generator makes ([`generate`](crate::generate)), so that they meet again under
+//! Events put objects that the adversarial generator makes ([`generate`]), so that they meet again under
 //! the same few names, labels and addresses: pods are relabelled, finish, move to other nodes and hosts' networks and take
 //! over addresses; namespaces and policies change and go in any order, before and after what depends on them.
 #![expect(
