@@ -114,6 +114,11 @@ impl Element {
         Self { key, ends: false, verdict: None }
     }
 
+    /// Returns what no two elements of a set share.
+    pub(super) const fn place(&self) -> (&Bytes, bool) {
+        (&self.key, self.ends)
+    }
+
     /// Writes the element's attributes.
     pub(super) fn write(&self, writer: &mut Writer) {
         writer.nest(ITEM, |writer| {

@@ -1,8 +1,10 @@
 //! The kernel's table, read back and compared with what is wanted.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
+use std::thread;
 
 use super::batch::Failure;
 use super::element::{self, Element, Kind as SetKind, VERDICT};
@@ -13,6 +15,11 @@ use super::socket::Socket;
 use crate::script::{
     Chain, Elements, Key, Match, Name, Rule, Statement, TABLE, Table, Targets, Verdict,
 };
+
+/// How often a set is read that is growing at the moment.
+const LOOKS: u32 = 50;
+/// How long it is left alone in between.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What is in the kernel, as far as it matters for reaching a wanted table.
 #[derive(Debug, Default)]
@@ -179,7 +186,22 @@ fn set_kind(attributes: Attributes<'_>) -> Option<SetKind> {
 }
 
 /// Returns the elements of a set; `None` where one is of a kind that we never write.
+///
+/// While the kernel grows a hash set, a dump of it repeats some elements and leaves as many others out. Repetition gives it
+/// away; then we look again, for growing ends by itself.
 fn elements(socket: &Socket, set: &str) -> Result<Option<Vec<Element>>, Failure> {
+    for _ in 0..LOOKS {
+        let list = dump_elements(socket, set)?;
+        let places = list.iter().flatten().map(Element::place).collect::<BTreeSet<_>>().len();
+        if list.as_ref().is_none_or(|list| list.len() == places) {
+            return Ok(list);
+        }
+        thread::sleep(PAUSE);
+    }
+    Err(Failure::Outdated)
+}
+
+fn dump_elements(socket: &Socket, set: &str) -> Result<Option<Vec<Element>>, Failure> {
     let mut list = Some(Vec::new());
     socket.dump(
         Kind::GetSetElem,
