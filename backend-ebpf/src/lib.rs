@@ -14,6 +14,7 @@ pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded};
 pub use image::MapImage;
 pub use lower::Limits;
 
+pub use netpol_core::backend::Established;
 use netpol_core::backend::{Backend, LowerError, Program};
 use netpol_core::ir::{Flow, Ruleset, Verdict};
 
@@ -23,17 +24,6 @@ use netpol_core::ir::{Flow, Ruleset, Verdict};
 pub struct Ebpf {
     /// How large the maps may get.
     pub limits: Limits,
-}
-
-/// What becomes of open connections that a later ruleset denies (NP-162, DEC-09).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[expect(clippy::exhaustive_enums, reason = "there is no third")]
-pub enum Established {
-    /// They stay open.
-    Keep,
-    /// Their next packet is the last, whichever way it goes.
-    #[default]
-    Recheck,
 }
 
 impl Ebpf {

@@ -70,7 +70,11 @@ fn only(from: &str, ports: &[u16]) -> Ruleset {
         pod("b", "10.1.0.2", 2),
     );
     let manifests = read_str("p.yaml", &text, &ReadOptions::default()).expect("good manifests");
-    let options = Options { scope: Scope::Node("node".into()), settings: Settings::default() };
+    let options = Options {
+        scope: Scope::Node("node".into()),
+        settings: Settings::default(),
+        ..Options::default()
+    };
     compile(&manifests.cluster, &options).ruleset
 }
 

@@ -106,7 +106,8 @@ fn exam() {
         let shape = Shape { oddities, ..Shape::default() };
         let case = generate::case(seed.wrapping_add(clusters), shape);
         clusters += 1;
-        let options = Options { scope: Scope::Cluster, settings: case.settings };
+        let options =
+            Options { scope: Scope::Cluster, settings: case.settings, ..Options::default() };
         let ruleset = compile(&case.cluster, &options).ruleset;
         let image = Ebpf::default().lower(&ruleset).unwrap();
         let loaded = Loaded::load(&kernel, &image).unwrap();

@@ -13,7 +13,8 @@ fn campaign(oddities: Oddities) {
     let shape = Shape { oddities, ..Shape::default() };
     let campaign = Campaign::from_env(shape, 100_000).unwrap();
     let report = campaign.run(|case| {
-        let options = Options { scope: Scope::Cluster, settings: case.settings };
+        let options =
+            Options { scope: Scope::Cluster, settings: case.settings, ..Options::default() };
         let ruleset = compile(&case.cluster, &options).ruleset;
         let image = Ebpf::default().lower(&ruleset).unwrap();
         case.flows.iter().find_map(|flow| {

@@ -48,7 +48,7 @@ fn check(policies: &str, settings: Settings, expect: &ExpectFile) {
     let text = format!("{SHOP}---\n{policies}");
     let read = read_str("shop.yaml", &text, &ReadOptions::default());
     let cluster = read.unwrap_or_else(|errors| panic!("{errors}")).cluster;
-    let options = Options { scope: Scope::Node("n1".into()), settings };
+    let options = Options { scope: Scope::Node("n1".into()), settings, ..Options::default() };
     let compiled = compile(&cluster, &options);
     assert_eq!(compiled.diagnostics, []);
     expect.assert_eq(&Iptables::default().lower(&compiled.ruleset).unwrap().to_string());

@@ -153,7 +153,7 @@ proptest! {
     ) {
         let nodes = cluster.nodes.keys().cloned().map(Scope::Node);
         for scope in nodes.chain([Scope::Cluster]) {
-            let ruleset = compile(&cluster, &Options { scope, settings }).ruleset;
+            let ruleset = compile(&cluster, &Options { scope, settings, ..Options::default() }).ruleset;
             judges_alike(&ruleset, &flows)?;
             }
     }

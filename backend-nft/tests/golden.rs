@@ -129,7 +129,7 @@ fn with(policies: impl IntoIterator<Item = NetworkPolicy>) -> Cluster {
 
 #[track_caller]
 fn check(cluster: &Cluster, settings: Settings, expect: &ExpectFile) {
-    let options = Options { scope: Scope::Node("n1".into()), settings };
+    let options = Options { scope: Scope::Node("n1".into()), settings, ..Options::default() };
     let compiled = compile(cluster, &options);
     assert_eq!(compiled.diagnostics, []);
     expect.assert_eq(&Nft::default().lower(&compiled.ruleset).unwrap().to_string());

@@ -1,11 +1,15 @@
 //! The seam: what a technology implements to enforce a [`Ruleset`].
 
+mod report;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::error::Error;
 use core::fmt::{Debug, Display};
 
+pub use self::report::{Cause, Counter, Denial, Denials, Difference, Drift};
 use crate::engine::Delta;
 use crate::ir::{Flow, Ruleset, Verdict};
 
@@ -50,11 +54,61 @@ pub trait Dataplane: Debug {
         self.sync(ruleset).map(|()| Updated::BySync)
     }
 
+    /// Compares what is there with what `ruleset` asks for, without touching it. Empty: it holds.
+    ///
+    /// # Errors
+    /// What is there cannot be read.
+    fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
+        let _ = ruleset;
+        Err(not_offered("comparing what is enforced with what should be"))
+    }
+
+    /// Returns whether somebody else may have changed what is ours since the last call that looked at it or wrote it.
+    /// Asks the kernel for nothing but what it told by itself, so that it can be called often.
+    ///
+    /// # Errors
+    /// The kernel cannot be heard.
+    fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
+        Ok(true)
+    }
+
+    /// Returns what was counted, for every rule in force that can decide: packets that were judged, which are those of
+    /// new connections and, after a change, the next ones of open connections. What is replaced counts from zero again.
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    fn counters(&mut self) -> Result<Vec<Counter>, SyncError> {
+        Err(not_offered("counting"))
+    }
+
+    /// Returns the denied flows that were reported since the last call. The kernel reports at a limited rate.
+    ///
+    /// # Errors
+    /// The reports cannot be read.
+    fn denials(&mut self) -> Result<Denials, SyncError> {
+        Err(not_offered("reporting denied flows"))
+    }
+
     /// Takes everything of ours back out. Idempotent.
     ///
     /// # Errors
     /// Says what could not be removed.
     fn remove(&mut self) -> Result<(), SyncError>;
+}
+
+fn not_offered(what: &str) -> SyncError {
+    SyncError::Missing { what: what.into(), hint: "this backend does not offer it".into() }
+}
+
+/// What becomes of open connections that a later ruleset denies (NP-162, DEC-09).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "there is no third")]
+pub enum Established {
+    /// They stay open.
+    Keep,
+    /// Their next packet is the last, whichever way it goes.
+    #[default]
+    Recheck,
 }
 
 /// How an update was carried out.

@@ -24,6 +24,7 @@ use self::pipelines::Bindings;
 use self::pods::Pods;
 use crate::ir::{Parts, Ruleset, Scope, Settings, verify};
 use crate::model::Cluster;
+use crate::net::PrefixSet;
 
 /// What to compile for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -33,6 +34,8 @@ pub struct Options {
     pub scope: Scope,
     /// Choices of the embedder.
     pub settings: Settings,
+    /// Strict mode: [`Parts::pod_ranges`].
+    pub pod_ranges: PrefixSet,
 }
 
 /// The result of [`compile`].
@@ -74,6 +77,7 @@ pub fn compile(cluster: &Cluster, options: &Options) -> Compiled {
     let parts = Parts {
         scope: options.scope.clone(),
         settings: options.settings,
+        pod_ranges: options.pod_ranges.clone(),
         nodes,
         endpoints,
         pipelines,

@@ -154,7 +154,8 @@ impl Engine {
             Scope::Node(name) => symbols.take(name),
         };
         let (scope, settings) = (options.scope.clone(), options.settings);
-        let ruleset = Ruleset::new(Parts { scope, settings, ..Parts::default() });
+        let pod_ranges = options.pod_ranges.clone();
+        let ruleset = Ruleset::new(Parts { scope, settings, pod_ranges, ..Parts::default() });
         Self {
             options,
             tuning,

@@ -93,7 +93,12 @@ impl Script {
             tuning.few_pods = random.below(4);
             tuning.few_namespaces = random.below(3);
         }
-        Self { options: Options { scope, settings }, tuning, happenings, flows }
+        Self {
+            options: Options { scope, settings, ..Options::default() },
+            tuning,
+            happenings,
+            flows,
+        }
     }
 
     /// A script of pods that change their labels, one to three at a time, under NetworkPolicies only: what backends without
@@ -125,7 +130,8 @@ impl Script {
             });
             happenings.push(Happening::Batch(changed.collect()));
         }
-        let options = Options { scope: Scope::Cluster, settings: case.settings };
+        let options =
+            Options { scope: Scope::Cluster, settings: case.settings, ..Options::default() };
         Self { options, tuning: Tuning::default(), happenings, flows: case.flows }
     }
 

@@ -131,7 +131,11 @@ impl Exam {
         dataplane: &mut (dyn Dataplane + Send),
     ) -> Result<(), ExamError> {
         for node in &self.nodes {
-            let options = Options { scope: Scope::Node(node.clone()), settings: self.settings };
+            let options = Options {
+                scope: Scope::Node(node.clone()),
+                settings: self.settings,
+                ..Options::default()
+            };
             let ruleset = compile(cluster, &options).ruleset;
             self.lab
                 .in_node(node, || dataplane.sync(&ruleset))?
@@ -227,7 +231,9 @@ pub fn traffic(transport: Transport) -> Option<Traffic> {
 
 /// A lab has one owner for each address, as the cluster must have (NP-140): pods keep the addresses they own.
 fn plan(cluster: &Cluster, settings: Settings, flows: &[Flow]) -> Plan {
-    let ruleset = compile(cluster, &Options { scope: Scope::Cluster, settings }).ruleset;
+    let ruleset =
+        compile(cluster, &Options { scope: Scope::Cluster, settings, ..Options::default() })
+            .ruleset;
     let mut plan = Plan::default();
     let mut known: BTreeSet<IpAddr> = BTreeSet::new();
     for endpoint in ruleset.endpoints() {

@@ -22,7 +22,7 @@ use netpol_core::ir::{
     Dialled, Direction, Flow, OtherProtocols, OwnNodeEgress, Reason, Settings, SideDecision,
     Transport, Verdict,
 };
-use netpol_core::model::{Cluster, ObjectRef, Pod, Tier};
+use netpol_core::model::{Cidr, Cluster, ObjectRef, Pod, Tier};
 
 /// The verdict on a flow with both sides (NP-006).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,6 +57,8 @@ pub enum Why {
     OwnNode,
     /// A protocol without ports under [`OtherProtocols::Pass`] (DEC-02).
     UnjudgedProtocol,
+    /// Strict mode: an address of pods that no pod owns.
+    UnknownPod,
     /// A rule of a ClusterNetworkPolicy: the policy and the index of the rule.
     ClusterRule(Arc<str>, usize),
     /// Every rule of every NetworkPolicy that matches: policy and index of the rule. Never empty.
@@ -95,6 +97,34 @@ pub fn judge(cluster: &Cluster, settings: Settings, flow: &Flow) -> Judged {
         (Verdict::Deny, _) | (_, Verdict::Deny) => Verdict::Deny,
     };
     Judged { verdict, egress, ingress }
+}
+
+/// Judges a flow as [`judge`] does, in strict mode: the addresses of `pod_ranges` that are nobody's, neither a pod's nor a
+/// node's, may neither send nor receive, except from a node.
+#[must_use]
+pub fn judge_strict(
+    cluster: &Cluster,
+    settings: Settings,
+    pod_ranges: &[Cidr],
+    flow: &Flow,
+) -> Judged {
+    let mut judged = judge(cluster, settings, flow);
+    let is_node = |address| cluster.nodes.values().any(|node| node.addresses.contains(&address));
+    let is_unknown = |address: IpAddr| {
+        pod_ranges.iter().any(|range| range.contains(address))
+            && objects::owner(cluster, address).is_none()
+            && !is_node(address)
+    };
+    let denied = Side { verdict: Verdict::Deny, why: Why::UnknownPod };
+    if is_unknown(flow.source) {
+        judged.egress = denied.clone();
+        judged.verdict = Verdict::Deny;
+    }
+    if is_unknown(flow.destination) && !is_node(flow.source) {
+        judged.ingress = denied;
+        judged.verdict = Verdict::Deny;
+    }
+    judged
 }
 
 /// One side of one flow, before anything is decided.
@@ -181,6 +211,7 @@ impl Side {
                 | (Why::Hairpin, Reason::Hairpin)
                 | (Why::OwnNode, Reason::OwnNode)
                 | (Why::UnjudgedProtocol, Reason::UnjudgedProtocol)
+                | (Why::UnknownPod, Reason::UnknownPod)
                 | (Why::Isolated, Reason::Isolated)
                 | (Why::Default, Reason::NotIsolated) => true,
                 (Why::ClusterRule(policy, rule), Reason::Rule(origin)) => {
@@ -199,6 +230,7 @@ impl Side {
                     | Why::Hairpin
                     | Why::OwnNode
                     | Why::UnjudgedProtocol
+                    | Why::UnknownPod
                     | Why::ClusterRule(..)
                     | Why::Admitted(_)
                     | Why::Isolated
@@ -218,6 +250,7 @@ impl fmt::Display for Side {
             Why::Hairpin => f.write_str("a pod reaches itself through a Service"),
             Why::OwnNode => f.write_str("the pod's own node"),
             Why::UnjudgedProtocol => f.write_str("protocols without ports pass by configuration"),
+            Why::UnknownPod => f.write_str("an address of pods that no pod owns"),
             Why::ClusterRule(policy, rule) => {
                 write!(f, "ClusterNetworkPolicy {policy} rule {rule}")
             }

@@ -14,7 +14,7 @@ use netpol_core::model::{
 };
 
 fn ruleset(case: &Case, cluster: &Cluster, scope: Scope) -> Ruleset {
-    compile(cluster, &Options { scope, settings: case.settings }).ruleset
+    compile(cluster, &Options { scope, settings: case.settings, ..Options::default() }).ruleset
 }
 
 #[track_caller]
@@ -274,6 +274,7 @@ fn lawful(was: &SideDecision, is: &SideDecision) -> bool {
                 | Reason::Hairpin
                 | Reason::OwnNode
                 | Reason::UnjudgedProtocol
+                | Reason::UnknownPod
                 | Reason::Isolated => true,
             }
         }

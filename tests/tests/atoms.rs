@@ -31,7 +31,8 @@ fn hold(shape: Shape, flows: u64, check: impl Fn(&Case, &Ruleset) -> Option<Stri
     let flows = if cfg!(debug_assertions) { flows } else { flows * 10 };
     let campaign = Campaign::from_env(shape, flows).unwrap_or_else(|error| panic!("{error}"));
     let check = |case: &Case| {
-        let options = Options { scope: Scope::Cluster, settings: case.settings };
+        let options =
+            Options { scope: Scope::Cluster, settings: case.settings, ..Options::default() };
         check(case, &compile(&case.cluster, &options).ruleset)
     };
     match campaign.run(check) {

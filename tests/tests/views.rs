@@ -15,7 +15,11 @@ use netpol_core::matrix::{Matrix, Party};
 use netpol_core::model::ObjectRef;
 
 fn ruleset(case: &Case) -> Ruleset {
-    compile(&case.cluster, &Options { scope: Scope::Cluster, settings: case.settings }).ruleset
+    compile(
+        &case.cluster,
+        &Options { scope: Scope::Cluster, settings: case.settings, ..Options::default() },
+    )
+    .ruleset
 }
 
 #[track_caller]
@@ -57,6 +61,7 @@ fn tells_who_decided(side: &Side) -> bool {
             | Reason::Hairpin
             | Reason::OwnNode
             | Reason::UnjudgedProtocol
+            | Reason::UnknownPod
             | Reason::Isolated
             | Reason::NotIsolated,
             decided,
@@ -82,6 +87,7 @@ fn the_rules_without_a_miss_are_the_rules_that_the_oracle_finds_matching() {
                         | Why::Hairpin
                         | Why::OwnNode
                         | Why::UnjudgedProtocol
+                        | Why::UnknownPod
                         | Why::ClusterRule(..)
                         | Why::Default => return None,
                     };

@@ -21,6 +21,30 @@ pub(super) enum Command {
     LinkDetach = 34,
 }
 
+/// How often a call is made that signals cut short.
+const ATTEMPTS: u32 = 64;
+
+impl Command {
+    /// Returns whether a signal, of which nothing else is known, kept the kernel from carrying the command out.
+    ///
+    /// The verifier gives up with `EAGAIN` and a run with `EINTR` when one is pending; nothing is made by then.
+    fn is_cut_short_by(self, error: &io::Error) -> bool {
+        let cut_short = match self {
+            Self::ProgramLoad => libc::EAGAIN,
+            Self::TestRun => libc::EINTR,
+            Self::MapCreate
+            | Self::MapUpdate
+            | Self::Pin
+            | Self::Get
+            | Self::MapLookupBatch
+            | Self::MapUpdateBatch
+            | Self::LinkCreate
+            | Self::LinkDetach => return false,
+        };
+        error.raw_os_error() == Some(cut_short)
+    }
+}
+
 /// An argument of bpf(2): numbers at places, and the memory that the kernel reads or writes, borrowed until the call.
 ///
 /// INVARIANT (borrowed): every pointer in `raw` is to memory that `'a` borrows, and the number that says its size is the
@@ -86,7 +110,19 @@ impl<'a> Argument<'a> {
         u32::from_ne_bytes(half.unwrap_or_default())
     }
 
+    /// Calls, again where a signal to the process ended the verifier or a run before it was done.
     fn call(&mut self, command: Command) -> io::Result<i32> {
+        let before = self.raw;
+        for _ in 1..ATTEMPTS {
+            match self.call_once(command) {
+                Err(error) if command.is_cut_short_by(&error) => self.raw = before,
+                outcome => return outcome,
+            }
+        }
+        self.call_once(command)
+    }
+
+    fn call_once(&mut self, command: Command) -> io::Result<i32> {
         // SAFETY: `raw` is a valid place of that size. INVARIANT (borrowed) keeps what it points to alive and, where the
         // kernel writes, exclusively ours; the wrappers below give the sizes of the slices they put in.
         let outcome = unsafe {

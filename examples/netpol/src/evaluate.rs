@@ -248,6 +248,7 @@ pub(crate) const fn reason_name(reason: &Reason) -> &'static str {
         Reason::Hairpin => "hairpin",
         Reason::OwnNode => "own-node",
         Reason::UnjudgedProtocol => "unjudged-protocol",
+        Reason::UnknownPod => "unknown-pod",
         Reason::Rule(_) => "rule",
         Reason::Isolated => "isolated",
         Reason::NotIsolated => "not-isolated",

@@ -97,6 +97,7 @@ impl Agent {
         let options = Options {
             scope: Scope::Node(args.node_name.as_str().into()),
             settings: Settings { own_node_egress, ..Settings::default() },
+            ..Options::default()
         };
         Ok(Self {
             backend: args.backend,

@@ -43,6 +43,8 @@ pub enum Reason {
     Rule(Origin),
     /// NetworkPolicies isolate the pod in this direction and none of their rules matched (NP-005).
     Isolated,
+    /// Strict mode, and the address is a pod's that is not known yet.
+    UnknownPod,
     /// No rule matched and no NetworkPolicy isolates the pod: the cluster's default (NP-003, CNP-033).
     NotIsolated,
 }
@@ -58,6 +60,7 @@ impl Reason {
             | Self::Hairpin
             | Self::OwnNode
             | Self::UnjudgedProtocol
+            | Self::UnknownPod
             | Self::Isolated
             | Self::NotIsolated => None,
         }
@@ -73,6 +76,7 @@ impl fmt::Display for Reason {
             Self::OwnNode => f.write_str("the pod's own node"),
             Self::UnjudgedProtocol => f.write_str("protocols without ports pass by configuration"),
             Self::Rule(origin) => fmt::Display::fmt(origin, f),
+            Self::UnknownPod => f.write_str("an address of pods that no known pod owns"),
             Self::Isolated => f.write_str("isolated, and no rule matches"),
             Self::NotIsolated => f.write_str("not isolated"),
         }
@@ -197,10 +201,17 @@ impl Ruleset {
             }
             (Some(_) | None, Some(_) | None) => Situation::Ordinary,
         };
-        let egress =
-            self.side(source, flow.destination, flow.transport, Direction::Egress, situation);
-        let ingress =
-            self.side(destination, flow.source, flow.transport, Direction::Ingress, situation);
+        let unknown = SideDecision::deny(Reason::UnknownPod);
+        let egress = if self.is_unknown_pod(flow.source) {
+            unknown.clone()
+        } else {
+            self.side(source, flow.destination, flow.transport, Direction::Egress, situation)
+        };
+        let ingress = if self.is_unknown_pod(flow.destination) && !self.is_node(flow.source) {
+            unknown
+        } else {
+            self.side(destination, flow.source, flow.transport, Direction::Ingress, situation)
+        };
         let both = egress.verdict == Verdict::Allow && ingress.verdict == Verdict::Allow;
         Decision { verdict: if both { Verdict::Allow } else { Verdict::Deny }, egress, ingress }
     }

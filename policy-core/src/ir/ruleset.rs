@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 
 use super::{Direction, PeerSet, PeerSetId, Pipeline, PipelineId};
 use crate::model::ObjectRef;
+use crate::net::PrefixSet;
 
 /// Whose pods are policed.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -84,6 +85,7 @@ impl Endpoint {
 pub struct Ruleset {
     scope: Scope,
     settings: Settings,
+    pod_ranges: PrefixSet,
     nodes: BTreeMap<Arc<str>, Vec<IpAddr>>,
     endpoints: BTreeMap<ObjectRef, Arc<Endpoint>>,
     pipelines: BTreeMap<PipelineId, Arc<Pipeline>>,
@@ -97,6 +99,7 @@ impl PartialEq for Ruleset {
     fn eq(&self, other: &Self) -> bool {
         self.scope == other.scope
             && self.settings == other.settings
+            && self.pod_ranges == other.pod_ranges
             && self.nodes == other.nodes
             && self.endpoints == other.endpoints
             && self.pipelines == other.pipelines
@@ -113,6 +116,10 @@ pub struct Parts {
     pub scope: Scope,
     /// Choices.
     pub settings: Settings,
+    /// Strict mode: the addresses that only pods of the scope may have. Traffic from or to one of them that no endpoint
+    /// owns and that is no address of a node of the scope is dropped, so that a pod whose policies are not known yet
+    /// talks to nobody. Empty: off.
+    pub pod_ranges: PrefixSet,
     /// Addresses of the nodes of the scope, by name: what makes traffic own-node traffic in [`Ruleset::verdict`].
     pub nodes: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// The endpoints.
@@ -127,7 +134,7 @@ impl Ruleset {
     /// Puts parts together. Call [`verify`](super::verify) on parts from outside.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { scope, settings, nodes, endpoints, pipelines, peer_sets } = parts;
+        let Parts { scope, settings, pod_ranges, nodes, endpoints, pipelines, peer_sets } = parts;
         let endpoints: BTreeMap<ObjectRef, Arc<Endpoint>> = endpoints
             .into_iter()
             .map(|endpoint| (endpoint.pod.clone(), Arc::new(endpoint)))
@@ -138,7 +145,7 @@ impl Ruleset {
                 owners.entry(*address).or_insert_with(|| endpoint.clone());
             }
         }
-        Self { scope, settings, nodes, endpoints, pipelines, peer_sets, owners }
+        Self { scope, settings, pod_ranges, nodes, endpoints, pipelines, peer_sets, owners }
     }
 
     /// Puts an endpoint in, in place of the pod's old one. Returns that.
@@ -237,6 +244,24 @@ impl Ruleset {
     #[must_use]
     pub const fn settings(&self) -> Settings {
         self.settings
+    }
+
+    /// Returns the addresses that only pods of the scope may have; empty unless in strict mode ([`Parts::pod_ranges`]).
+    #[must_use]
+    pub const fn pod_ranges(&self) -> &PrefixSet {
+        &self.pod_ranges
+    }
+
+    /// Returns whether an address is, in strict mode, that of a pod that is not known yet. What comes from there is
+    /// dropped, and what goes there too, unless a node of the scope sends it.
+    #[must_use]
+    pub fn is_unknown_pod(&self, address: IpAddr) -> bool {
+        self.pod_ranges.contains(address) && self.owner(address).is_none() && !self.is_node(address)
+    }
+
+    /// Returns whether an address is one of a node of the scope.
+    pub(crate) fn is_node(&self, address: IpAddr) -> bool {
+        self.nodes.values().any(|own| own.contains(&address))
     }
 
     /// Returns the nodes of the scope with their addresses, by name.

@@ -67,6 +67,9 @@ pub struct RulesetForm {
     pub schema: String,
     scope: ScopeForm,
     settings: SettingsForm,
+    /// Strict mode; absent: off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pod_ranges: Vec<String>,
     nodes: BTreeMap<String, Vec<IpAddr>>,
     endpoints: Vec<EndpointForm>,
     blocks: Vec<BlockForm>,
@@ -256,6 +259,7 @@ impl From<&Ruleset> for RulesetForm {
                     == OwnNodeEgress::Enforce,
                 pass_other_protocols: ruleset.settings().other_protocols == OtherProtocols::Pass,
             },
+            pod_ranges: networks(ruleset.pod_ranges()),
             nodes: ruleset
                 .nodes()
                 .iter()
@@ -328,9 +332,11 @@ fn pipeline_form(pipeline: &Pipeline) -> PipelineForm {
     }
 }
 
+fn networks(ranges: &PrefixSet) -> Vec<String> {
+    ranges.cidrs().iter().map(ToString::to_string).collect()
+}
+
 fn selector_form(selector: &PeerSelector) -> PeerSelectorForm {
-    let networks =
-        |networks: &PrefixSet| networks.cidrs().iter().map(ToString::to_string).collect();
     match selector {
         PeerSelector::Pods { namespaces, pods, port } => PeerSelectorForm::Pods {
             namespaces: match namespaces {

@@ -86,6 +86,12 @@ impl fmt::Display for Ruleset {
             "settings own-node-egress {:?} other-protocols {:?}",
             settings.own_node_egress, settings.other_protocols
         )?;
+        let ranges = self.pod_ranges().cidrs();
+        if !ranges.is_empty() {
+            write!(f, "pod ranges")?;
+            ranges.iter().try_for_each(|range| write!(f, " {range}"))?;
+            writeln!(f)?;
+        }
         for (name, addresses) in self.nodes() {
             write!(f, "node {name}")?;
             addresses.iter().try_for_each(|address| write!(f, " {address}"))?;

@@ -29,7 +29,10 @@ pub(crate) fn compile_scope(
     let scope = input.scope(node)?;
     let compiled = {
         let _progress = Progress::start("compiling policies");
-        compile(&input.cluster, &Options { scope, settings: settings(evaluation) })
+        compile(
+            &input.cluster,
+            &Options { scope, settings: settings(evaluation), ..Options::default() },
+        )
     };
     if !session.quiet {
         input.say_notes(&compiled.diagnostics);

@@ -52,7 +52,8 @@ pub(crate) fn compile_quietly(
     input: &Input,
     evaluation: &EvaluationArgs,
 ) -> Ruleset {
-    let options = Options { scope: Scope::Cluster, settings: settings(evaluation) };
+    let options =
+        Options { scope: Scope::Cluster, settings: settings(evaluation), ..Options::default() };
     let compiled = {
         let _progress = Progress::start("compiling policies");
         compile(&input.cluster, &options)

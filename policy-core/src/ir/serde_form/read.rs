@@ -92,6 +92,7 @@ impl TryFrom<RulesetForm> for Ruleset {
                     OtherProtocols::Judge
                 },
             },
+            pod_ranges: networks(form.pod_ranges)?,
             nodes: form
                 .nodes
                 .into_iter()
@@ -165,12 +166,13 @@ fn pipeline_of(
     })
 }
 
+fn networks(texts: Vec<String>) -> Result<PrefixSet, SchemaError> {
+    let parse = |text: String| Cidr::parse(&text).map_err(|_| SchemaError::Network(text));
+    let cidrs: Vec<Cidr> = texts.into_iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(PrefixSet::from_cidrs(&cidrs))
+}
+
 fn selector_of(form: PeerSelectorForm) -> Result<PeerSelector, SchemaError> {
-    let networks = |texts: Vec<String>| -> Result<PrefixSet, SchemaError> {
-        let parse = |text: String| Cidr::parse(&text).map_err(|_| SchemaError::Network(text));
-        let cidrs: Vec<Cidr> = texts.into_iter().map(parse).collect::<Result<_, _>>()?;
-        Ok(PrefixSet::from_cidrs(&cidrs))
-    };
     Ok(match form {
         PeerSelectorForm::Pods { namespaces, pods, port } => PeerSelector::Pods {
             namespaces: match namespaces {

@@ -90,6 +90,7 @@ fn side(out: &mut impl Write, style: Style, side: &Side, ends: &str) -> io::Resu
         | Reason::Hairpin
         | Reason::OwnNode
         | Reason::UnjudgedProtocol
+        | Reason::UnknownPod
         | Reason::Rule(_)
         | Reason::NotIsolated) => reason.to_string(),
     };

@@ -90,6 +90,7 @@ fn sides(
             | Reason::Hairpin
             | Reason::OwnNode
             | Reason::UnjudgedProtocol
+            | Reason::UnknownPod
             | Reason::NotIsolated => {}
         }
         let direction = direction.to_string();
@@ -277,6 +278,7 @@ fn side(input: &Input, ruleset: &Ruleset, case: &Case, direction: Direction) -> 
         | Reason::Hairpin
         | Reason::OwnNode
         | Reason::UnjudgedProtocol
+        | Reason::UnknownPod
         | Reason::NotIsolated => Vec::new(),
     };
     Side {
