@@ -7,6 +7,7 @@
 //! family, `-- --small` only the smallest sizes, `-- --plots DIR` also draws the curves into a folder.
 #![expect(
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -95,6 +96,7 @@ fn main() {
             let rules = Rules::Backend(*backend);
             let mut router = Router::build(rules, shape, wanted.family, &ruleset);
             router.prove(wanted.family);
+            eprintln!("{} {shape:?}: loaded in {:.0?}", backend.name(), router.loaded);
             report.loaded(*backend, shape, router.loaded);
             routers.push((*backend, shape, router));
         }
