@@ -8,10 +8,15 @@
     reason = "test support"
 )]
 
+extern crate alloc;
+
+mod churn;
 mod hairpin;
 mod hitless;
 mod packets;
 mod planted;
+mod traffic;
+mod world;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -28,6 +33,8 @@ use netpol_ebpf::{EbpfDataplane, Kernel};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
+use churn::Amount;
+
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
 
@@ -43,7 +50,7 @@ struct Offers {
 
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr) => {
         mod $backend {
             use super::*;
 
@@ -78,6 +85,11 @@ macro_rules! exam {
             }
 
             #[test]
+            fn under_load_no_packet_meets_anything_but_the_old_or_the_new_verdict_in_the_kernel() {
+                $kernel_test(|| churn::holds(|| Box::new($dataplane), $changes));
+            }
+
+            #[test]
             fn generated_clusters_hold_in_the_kernel() {
                 $kernel_test(|| generated_clusters(|| Box::new($dataplane)));
             }
@@ -85,10 +97,10 @@ macro_rules! exam {
     };
 }
 
-exam!(ebpf, ebpf(), bpf_test, Offers { strict: false }, packets: 100_000);
-exam!(nft, NftDataplane::new(), kernel_test, Offers { strict: false }, packets: 200_000);
-exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft), kernel_test, Offers { strict: false }, packets: 100_000);
-exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy), kernel_test, Offers { strict: false }, packets: 100_000);
+exam!(ebpf, ebpf(), bpf_test, Offers { strict: false }, packets: 100_000, changes: Amount { updates: 10_000, syncs: 500 });
+exam!(nft, NftDataplane::new(), kernel_test, Offers { strict: false }, packets: 200_000, changes: Amount { updates: 10_000, syncs: 500 });
+exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft), kernel_test, Offers { strict: false }, packets: 100_000, changes: Amount { updates: 3000, syncs: 200 });
+exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy), kernel_test, Offers { strict: false }, packets: 100_000, changes: Amount { updates: 3000, syncs: 200 });
 
 /// A dataplane that need not ask the kernel what it is.
 fn ebpf() -> EbpfDataplane {
