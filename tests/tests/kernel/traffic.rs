@@ -4,7 +4,7 @@
 //! Packets go out in bursts; a beacon that no policy is about closes each. The versions from the last one complete before
 //! the burst to the last one begun behind it are those that any of its packets can have met.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -110,6 +110,8 @@ struct Connection {
 pub(super) struct Traffic<'a> {
     crowd: &'a Crowd,
     flows: &'a [Flow],
+    /// How many of the flows, from the first on, are asked in bursts.
+    in_bursts: usize,
     history: &'a History,
     random: Random,
     ports: u16,
@@ -117,6 +119,8 @@ pub(super) struct Traffic<'a> {
     /// The number of the first shot remembered.
     base: usize,
     connections: Vec<Connection>,
+    /// The ports from which flows were answered once: connection tracking may know them for long.
+    spent: BTreeSet<(usize, u16)>,
     pub(super) tally: Tally,
 }
 
@@ -125,14 +129,22 @@ impl<'a> Traffic<'a> {
         Self {
             crowd,
             flows,
+            in_bursts: flows.len(),
             history,
             random: Random::seeded(7),
             ports: 0,
             shots: VecDeque::new(),
             base: 0,
             connections: Vec::new(),
+            spent: BTreeSet::new(),
             tally: Tally::default(),
         }
+    }
+
+    /// Asks only the first flows in bursts; of the others it is known at rest only what must become of them.
+    pub(super) const fn only_first(mut self, flows: usize) -> Self {
+        self.in_bursts = flows;
+        self
     }
 
     /// Sends one burst and judges it.
@@ -140,7 +152,7 @@ impl<'a> Traffic<'a> {
         let low = self.history.last_complete();
         let start = self.next_number();
         for _ in 0..NEW {
-            let flow = self.random.below(self.flows.len());
+            let flow = self.random.below(self.in_bursts);
             self.new_connection(flow);
         }
         for _ in 0..OPEN.min(self.connections.len()) {
@@ -169,7 +181,12 @@ impl<'a> Traffic<'a> {
     }
 
     fn new_connection(&mut self, flow: usize) {
-        self.ports = (self.ports + 1) % 40_000;
+        loop {
+            self.ports = (self.ports + 1) % 40_000;
+            if !self.spent.contains(&(flow, 20_000 + self.ports)) {
+                break;
+            }
+        }
         self.send(flow, Kind::New, 20_000 + self.ports);
     }
 
@@ -212,6 +229,7 @@ impl<'a> Traffic<'a> {
                 && self.connections.len() < 64
                 && self.can_answer(shot.flow)
             {
+                self.spent.insert((shot.flow, shot.port));
                 self.connections.push(Connection { flow: shot.flow, port: shot.port, since: low });
             }
         }
