@@ -22,6 +22,12 @@ use ports::PortLists;
 
 /// Lowers a ruleset.
 pub(crate) fn lower(ruleset: &Ruleset, limits: Limits) -> Result<MapImage, LowerError> {
+    if !ruleset.pod_ranges().is_empty() {
+        return Err(LowerError::Unsupported {
+            object: "strict mode".into(),
+            what: "addresses of pods that are not known yet",
+        });
+    }
     let classes = Classes::of_ruleset(ruleset);
     let mut builder = Builder::new(&classes);
     let mut lowered: BTreeMap<PipelineId, Lowered> = BTreeMap::new();

@@ -5,6 +5,9 @@
 //! input   ─ replies, neighbour discovery ─ source's node pipeline ─▶ accept
 //! ```
 //!
+//! In strict mode both first drop what comes from an address of pods that no known pod owns, and `forward` what goes to one.
+//! What the node itself sends passes neither.
+//!
 //! An accept of the first pipeline goes on to the second, never past it (NP-006, CNP-017). A pipeline never falls through;
 //! what comes back to the frame with an address that has a pipeline met a change in the middle and is dropped (guard).
 
@@ -30,7 +33,7 @@ use crate::script::{
     Chain, Elements, End, Hook, Key, Match, Name, Rule, Script, Statement, Table, Targets,
     Topology, Verdict,
 };
-use builder::{Builder, digit};
+use builder::{Builder, Networks, digit};
 use pipeline::Place;
 
 /// The chain that judges the destination's side.
@@ -51,6 +54,7 @@ pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions) -> Script {
             }
         }
     }
+    let unknown = unknown_pods(&mut builder);
     let mut table = builder.into_table();
     let mut dispatched = BTreeMap::new();
     for family in [Family::V4, Family::V6] {
@@ -61,7 +65,7 @@ pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions) -> Script {
             dispatched.insert((place, family), names);
         }
     }
-    frame(&mut table, ruleset, &dispatched);
+    frame(&mut table, ruleset, &dispatched, &unknown);
     Script { table, topology: topology(ruleset) }
 }
 
@@ -118,7 +122,12 @@ impl Dispatch {
 }
 
 /// Adds the chains that are always there.
-fn frame(table: &mut Table, ruleset: &Ruleset, dispatched: &BTreeMap<(Place, Family), Dispatch>) {
+fn frame(
+    table: &mut Table,
+    ruleset: &Ruleset,
+    dispatched: &BTreeMap<(Place, Family), Dispatch>,
+    unknown: &[(End, Rule)],
+) {
     let ported = Protocol::ALL.map(Protocol::number).to_vec();
     table.sets.insert(PORTED.into(), Elements::Protocols(ported));
     let mut always = vec![
@@ -131,6 +140,14 @@ fn frame(table: &mut Table, ruleset: &Ruleset, dispatched: &BTreeMap<(Place, Fam
         always.push(Rule::new(vec![other], Statement::Verdict(Verdict::Accept)));
     }
     let frame_chain = |hook, mut rules: Vec<Rule>, place: Place, last| {
+        // Before anything else that judges, so that nothing of an unknown pod passes unjudged.
+        let strict = unknown.iter().filter(|(end, _)| match place {
+            Place::Egress => true,
+            Place::Node => *end == End::Source,
+            Place::Ingress => false,
+        });
+        let accepted = rules.len().min(2);
+        rules.splice(accepted..accepted, strict.map(|(_, rule)| rule.clone()));
         for family in [Family::V4, Family::V6] {
             let Some(Dispatch { map, guard }) = dispatched.get(&(place, family)) else { continue };
             let key = Key::Address(family, place.subject());
@@ -150,6 +167,35 @@ fn frame(table: &mut Table, ruleset: &Ruleset, dispatched: &BTreeMap<(Place, Fam
         (TO_PODS, frame_chain(None, Vec::new(), Place::Ingress, Verdict::Accept)),
     ];
     table.chains.extend(chains.map(|(name, chain)| (name.into(), chain)));
+}
+
+/// Returns the rules of strict mode, with the end of a packet that each is about: an address of pods that nobody owns.
+///
+/// The owned addresses are a set named by its content, which the rules switch with everything else.
+fn unknown_pods(builder: &mut Builder<'_>) -> Vec<(End, Rule)> {
+    let ruleset = builder.ruleset;
+    let ranges = ruleset.pod_ranges();
+    let mut rules = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let networks = builder.networks(ranges, family);
+        if matches!(networks, Networks::Nothing) {
+            continue;
+        }
+        let pods = ruleset.endpoints().flat_map(|endpoint| &endpoint.addresses);
+        let known = pods.chain(ruleset.nodes().values().flatten()).copied();
+        let known = builder.known(known.filter(|address| ranges.contains(*address)), family);
+        for end in [End::Source, End::Destination] {
+            let key = Key::Address(family, end);
+            let range = match &networks {
+                Networks::Nothing | Networks::Everything => None,
+                Networks::Range(range) => Some(Match::Within(end, *range)),
+                Networks::Set(set) => Some(Match::In(key, set.clone())),
+            };
+            let matches = range.into_iter().chain([Match::NotIn(key, known.clone())]).collect();
+            rules.push((end, Rule::new(matches, Statement::Verdict(Verdict::Drop))));
+        }
+    }
+    rules
 }
 
 /// Returns the name of the set of own address pairs.
@@ -208,7 +254,7 @@ fn topology(ruleset: &Ruleset) -> Topology {
             pods.entry(*address).or_insert_with(|| (number, node.clone()));
         }
     }
-    Topology { pods }
+    Topology { pods, nodes: ruleset.nodes().values().flatten().copied().collect() }
 }
 
 impl Place {

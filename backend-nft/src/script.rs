@@ -12,7 +12,7 @@ pub(crate) use text::TABLE;
 
 pub use set::{Elements, Targets};
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,6 +43,8 @@ impl Script {
 pub(crate) struct Topology {
     /// Every endpoint's addresses, with the endpoint's number and the addresses of its node.
     pub(crate) pods: BTreeMap<IpAddr, (usize, Arc<[IpAddr]>)>,
+    /// The addresses of every node of the scope.
+    pub(crate) nodes: BTreeSet<IpAddr>,
 }
 
 /// The table, of family `inet`.

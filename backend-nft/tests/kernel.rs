@@ -29,8 +29,8 @@ use std::thread;
 use listing::Listing;
 use netpol_core::backend::{Backend as _, Dataplane as _};
 use netpol_core::ir::{
-    Action, Direction, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule, RuleBlock,
-    Ruleset, Scope, Settings,
+    Action, Direction, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
+    RuleBlock, Ruleset, Scope,
 };
 use netpol_core::model::ObjectRef;
 use netpol_core::net::PrefixSet;
@@ -137,7 +137,12 @@ fn our_expressions_are_those_that_nft_compiles_from_the_text() {
             let theirs = nft(&["--debug=netlink", "-f", "-"], &script.to_string());
             nft(&["delete", "table", "inet", "netpol"], "");
             let ours = script.expressions();
-            assert_eq!(compiled(&ours), compiled(&theirs), "{script}");
+            for (number, (ours, theirs)) in
+                compiled(&ours).into_iter().zip(compiled(&theirs)).enumerate()
+            {
+                assert_eq!(ours, theirs, "line {number} of\n{script}");
+            }
+            assert_eq!(compiled(&ours).len(), compiled(&theirs).len(), "{script}");
             seen += compiled(&ours).len();
         }
         assert!(seen > 10_000, "only {seen} lines were compared");
@@ -323,8 +328,8 @@ fn open_to(set: &PeerSet) -> Ruleset {
         ..Pipeline::open(Direction::Ingress)
     };
     let pod = rulesets::pod(0, &ingress, &Pipeline::open(Direction::Egress));
-    let scope = Scope::Node("n1".into());
-    rulesets::assemble(scope, Settings::default(), vec![pod], vec![set.clone()])
+    let parts = Parts { scope: Scope::Node("n1".into()), ..Parts::default() };
+    rulesets::assemble(parts, vec![pod], vec![set.clone()])
 }
 
 #[test]

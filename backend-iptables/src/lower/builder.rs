@@ -155,6 +155,25 @@ impl<'a> Builder<'a> {
         })
     }
 
+    /// Returns the match of everything but some addresses, as far as they are of this family; `None` where none is.
+    pub(super) fn none_of(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        end: End,
+    ) -> Result<Option<Match>, LowerError> {
+        let of_family = |address: &IpAddr| Family::of(*address) == self.family;
+        let members: Vec<IpAddr> = addresses.iter().copied().filter(of_family).collect();
+        let elements = match members.first() {
+            None => return Ok(None),
+            Some(first) if first.is_unspecified() => {
+                let networks = members.into_iter().map(IpNet::from).collect();
+                Elements::Networks(self.family, networks)
+            }
+            Some(_) => Elements::Addresses(self.family, members),
+        };
+        Ok(Some(Match::NotIn(self.set(elements)?, Key::Address(end))))
+    }
+
     /// Returns the matches that find the members of any of the peer sets, in this family.
     pub(super) fn members(
         &mut self,

@@ -11,7 +11,7 @@ use netpol_core::backend::LowerError;
 use netpol_core::ir::{Direction, Endpoint, Family, OtherProtocols};
 use netpol_core::model::Protocol;
 
-use super::builder::Builder;
+use super::builder::{Builder, Networks};
 use super::dispatch::Entry;
 use super::pipeline::Place;
 use crate::OwnAddress;
@@ -29,8 +29,8 @@ impl Builder<'_> {
         self.entries.clear();
         let forward = [self.place(Place::Egress)?, self.place(Place::Ingress)?];
         let input = [self.place(Place::Node)?];
-        self.hook(Hook::Forward, forward.into_iter().flatten().collect());
-        self.hook(Hook::Input, input.into_iter().flatten().collect());
+        self.hook(Hook::Forward, forward.into_iter().flatten().collect())?;
+        self.hook(Hook::Input, input.into_iter().flatten().collect())?;
         let to_self = Target::Goto(SELF.into());
         if self.filter.chains.values().flatten().any(|rule| *rule.target() == to_self) {
             self.own_addresses()?;
@@ -39,7 +39,7 @@ impl Builder<'_> {
     }
 
     /// Adds what a hook jumps to: what always passes, then the jumps into the places.
-    fn hook(&mut self, hook: Hook, places: Vec<Rule>) {
+    fn hook(&mut self, hook: Hook, places: Vec<Rule>) -> Result<(), LowerError> {
         let mut rules = vec![Rule::new(vec![Match::EstablishedOrRelated], Target::Return)];
         if self.family == Family::V6 {
             rules.extend(
@@ -47,6 +47,7 @@ impl Builder<'_> {
                     .map(|number| Rule::new(vec![Match::Icmpv6(number)], Target::Return)), // NP-115
             );
         }
+        rules.extend(self.unknown_pods(hook)?);
         match self.ruleset.settings().other_protocols {
             OtherProtocols::Judge => rules.extend(places),
             // DEC-02: the embedder chose that protocols without ports pass unjudged.
@@ -59,6 +60,32 @@ impl Builder<'_> {
             }
         }
         self.filter.chains.insert(hook.chain().into(), rules);
+        Ok(())
+    }
+
+    /// Returns the rules of strict mode: what comes from an address of pods that is nobody's is dropped, and, unless a node
+    /// sends it, what goes there.
+    fn unknown_pods(&mut self, hook: Hook) -> Result<Vec<Rule>, LowerError> {
+        let ruleset = self.ruleset;
+        let nodes: BTreeSet<IpAddr> = ruleset.nodes().values().flatten().copied().collect();
+        let pods = ruleset.endpoints().flat_map(|endpoint| endpoint.addresses.iter().copied());
+        let known: BTreeSet<IpAddr> = pods.chain(nodes.iter().copied()).collect();
+        let mut rules = Vec::new();
+        for end in [End::Source, End::Destination] {
+            let mut matches = match self.networks(ruleset.pod_ranges(), end)? {
+                Networks::Nothing => continue,
+                Networks::Everything => Vec::new(),
+                Networks::Some(ranges) => vec![ranges],
+            };
+            matches.extend(self.none_of(&known, end)?);
+            if end == End::Destination {
+                matches.extend(self.none_of(&nodes, End::Source)?);
+            }
+            if end == End::Source || hook == Hook::Forward {
+                rules.push(Rule::new(matches, Target::Drop));
+            }
+        }
+        Ok(rules)
     }
 
     /// Adds the dispatch of a place; returns the jump there, unless nobody is judged there.

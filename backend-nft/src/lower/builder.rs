@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
+use core::net::IpAddr;
 
 use netpol_core::ir::{Family, PeerSelector, PeerSet, PeerSetId, PipelineId, Ruleset};
 use netpol_core::net::{Intervals, PrefixSet};
@@ -85,6 +86,28 @@ impl<'a> Builder<'a> {
         name
     }
 
+    /// Adds the set of the addresses of pods that are known, in one family.
+    pub(super) fn known(
+        &mut self,
+        addresses: impl Iterator<Item = IpAddr>,
+        family: Family,
+    ) -> Name {
+        let (v4, v6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
+        let elements = match family {
+            Family::V4 => Elements::V4(ascending(
+                v4.into_iter()
+                    .filter_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None })
+                    .collect(),
+            )),
+            Family::V6 => Elements::V6(ascending(
+                v6.into_iter()
+                    .filter_map(|a| if let IpAddr::V6(a) = a { Some(a) } else { None })
+                    .collect(),
+            )),
+        };
+        self.set(&alloc::format!("known-{}", digit(family)), elements)
+    }
+
     fn set(&mut self, prefix: &str, elements: Elements) -> Name {
         let name: Name =
             alloc::format!("{prefix}-{}", digest(&alloc::format!("{elements}"))).into();
@@ -139,7 +162,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the set of the networks of one family, where a comparison does not do.
-    fn networks(&mut self, networks: &PrefixSet, family: Family) -> Networks {
+    pub(super) fn networks(&mut self, networks: &PrefixSet, family: Family) -> Networks {
         let elements = match family {
             Family::V4 => {
                 let ranges = networks.v4();

@@ -142,8 +142,11 @@ fn load(key: Key, list: &mut Vec<Expression>) {
     }
 }
 
-/// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+/// `NFPROTO_IPV4` or `NFPROTO_IPV6`, once a rule: no rule speaks of both.
 fn of_family(family: Family, list: &mut Vec<Expression>) {
+    if list.iter().any(|known| matches!(known, Expression::Meta { key: NFPROTO, .. })) {
+        return;
+    }
     let number = match family {
         Family::V4 => 2,
         Family::V6 => 10,

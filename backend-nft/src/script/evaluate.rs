@@ -26,6 +26,9 @@ impl Script {
         if on_node(destination, flow.source) {
             return None; // NP-125: generated on the node, so it leaves through output.
         }
+        if source.is_none() && destination.is_none() && self.topology.nodes.contains(&flow.source) {
+            return None; // A node reaches pods that are not known yet, which strict mode keeps from everybody else.
+        }
         Some(if on_node(source, flow.destination) { Hook::Input } else { Hook::Forward })
     }
 

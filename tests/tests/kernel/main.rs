@@ -10,6 +10,8 @@
 
 mod hairpin;
 mod hitless;
+mod packets;
+mod planted;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -32,12 +34,16 @@ const LABS: usize = 4;
 /// Makes the dataplane under examination; each lab has its own.
 type Backend = fn() -> Box<dyn Dataplane + Send>;
 
+/// What a backend is held to beyond what every backend must do.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Offers {
+    /// Strict mode.
+    strict: bool,
+}
+
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr) => {
-        exam!($backend, $dataplane, kernel_test);
-    };
-    ($backend:ident, $dataplane:expr, $kernel_test:ident) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr) => {
         mod $backend {
             use super::*;
 
@@ -62,6 +68,16 @@ macro_rules! exam {
             }
 
             #[test]
+            fn crafted_packets_meet_the_verdict_of_the_oracle_in_the_kernel() {
+                $kernel_test(|| packets::holds(|| Box::new($dataplane), $offers, $packets));
+            }
+
+            #[test]
+            fn a_planted_bug_is_caught_by_crafted_packets() {
+                $kernel_test(|| packets::catches(|| Box::new($dataplane)));
+            }
+
+            #[test]
             fn generated_clusters_hold_in_the_kernel() {
                 $kernel_test(|| generated_clusters(|| Box::new($dataplane)));
             }
@@ -69,10 +85,10 @@ macro_rules! exam {
     };
 }
 
-exam!(ebpf, ebpf(), bpf_test);
-exam!(nft, NftDataplane::new());
-exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft));
-exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy));
+exam!(ebpf, ebpf(), bpf_test, Offers { strict: false }, packets: 100_000);
+exam!(nft, NftDataplane::new(), kernel_test, Offers { strict: false }, packets: 200_000);
+exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft), kernel_test, Offers { strict: false }, packets: 100_000);
+exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy), kernel_test, Offers { strict: false }, packets: 100_000);
 
 /// A dataplane that need not ask the kernel what it is.
 fn ebpf() -> EbpfDataplane {
