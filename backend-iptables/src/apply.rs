@@ -10,6 +10,7 @@
 
 mod change;
 mod held;
+mod next;
 mod observe;
 mod process;
 mod report;
@@ -34,10 +35,11 @@ use netpol_core::ir::{Family, Ruleset};
 use crate::lower::role::Role;
 use crate::lower::{Layout, Memory};
 use crate::netlink::{Commands, Ipset, Kind, Log, grace};
-use crate::restore::{Elements, Name, PREFIX, other_edition};
+use crate::restore::{Elements, Name, PREFIX};
 use crate::{Iptables, OwnAddress};
 use change::{Op, Plan};
 use held::{Fill, Held};
+use next::Next;
 use observe::{Observed, Wanted};
 use rules::Chains;
 
@@ -375,36 +377,7 @@ impl Home {
         ruleset: &Ruleset,
         memory: Memory,
     ) -> Result<Held, SyncError> {
-        let old = &held.layout;
-        let before = memory.generations;
-        let next = Memory { generations: before.map(|number| number.wrapping_add(1)), ..memory };
-        let mut layout = Layout::new(ruleset, options, next)?;
-        let is_there = |first: &Name| layout.roles.contains_key(&other_edition(first));
-        layout.memory.second.retain(is_there);
-        let mut changed = [false; 2];
-        let families = old.filters.iter().zip(&mut layout.filters).zip(&mut changed);
-        let generations = layout.memory.generations.iter_mut().zip(before);
-        for (((old, new), changed), (generation, before)) in families.zip(generations) {
-            *changed = !old.is_alike(new);
-            if !*changed {
-                *generation = before;
-                new.clone_from(old);
-            }
-        }
-        let mut made: BTreeMap<Name, Elements> = BTreeMap::new();
-        let mut fills = BTreeMap::new();
-        for (name, (family, role)) in &layout.roles {
-            match held.fills.get(name) {
-                Some(fill) => {
-                    fills.insert(name.clone(), *fill);
-                }
-                None => {
-                    let elements = role.elements(ruleset, *family);
-                    fills.insert(name.clone(), Fill::of(&elements));
-                    made.insert(name.clone(), elements);
-                }
-            }
-        }
+        let Next { layout, changed, made, fills } = Next::new(options, &held, ruleset, memory)?;
         self.sweep(&made)?;
         sets::create(&self.ipset, &made)?;
         if let Err(error) = self.restore(&held.layout, &layout) {
@@ -414,12 +387,7 @@ impl Home {
         }
         let stale = held.layout.roles.keys().filter(|name| !layout.roles.contains_key(*name));
         self.garbage.extend(stale.map(|name| name.as_ref().to_owned()));
-        let mut held = Held::new(layout, ruleset, fills);
-        for (family, changed) in changed.iter().enumerate() {
-            if let (true, Some(Some(name))) = (changed, held.index.unsettled.get(family)) {
-                held.fills.entry(name.clone()).or_default().members = 0;
-            }
-        }
+        let held = Held::new(layout, ruleset, fills);
         settle(&self.ipset, &held, changed)?;
         let names = core::mem::take(&mut self.garbage).into_iter().collect();
         self.garbage = sets::destroy(&self.ipset, names, 1)?.into_iter().collect();

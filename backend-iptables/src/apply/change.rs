@@ -498,3 +498,6 @@ fn pods(changes: &[EndpointChange]) -> Pods {
         (false, false) => Pods::Mixed,
     }
 }
+
+#[cfg(test)]
+mod tests;
