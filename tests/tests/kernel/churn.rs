@@ -17,9 +17,11 @@ use super::world::{OWN, World};
 
 /// A rest is taken after so many changes.
 const UNTIL_REST: usize = 60;
-/// How long a backend may take for its changes, and how many of them it must then have made that has no deltas.
+/// How long a backend may take for its changes.
 const SECONDS: u64 = 50;
-const SHARE_WITHOUT_DELTAS: usize = 50;
+/// How long it goes on with a backend that has no deltas, and how many of the changes that must then have made.
+const WITHOUT_DELTAS: Duration = Duration::from_secs(15);
+const SHARE_WITHOUT_DELTAS: usize = 400;
 
 /// How much is changed.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,7 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
                 let is_done = |made: &Made| {
                     (made.updates >= amount.updates && made.syncs >= amount.syncs)
                         || begun.elapsed() > time
+                        || (made.by_sync * 2 > made.updates && begun.elapsed() > WITHOUT_DELTAS)
                 };
                 // Of so many changes one is a sync.
                 let each = (amount.updates + amount.syncs) / amount.syncs;
@@ -141,7 +144,7 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
 }
 
 /// Tells that the changes have ended, also where they ended by a panic.
-struct Ending<'a>(&'a AtomicBool);
+pub(super) struct Ending<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
