@@ -32,12 +32,12 @@
 
 mod backoff;
 mod change;
-mod decode;
 mod failure;
 mod own_node;
 mod reflector;
 mod request;
 mod served;
+mod source;
 mod strings;
 mod wire;
 
@@ -47,18 +47,20 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::time::Instant;
 
-use netpol_core::model::{Kind, ObjectRef};
+use netpol_core::model::Kind;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub use change::{apply, kind_of};
 pub use failure::Failure;
 pub use own_node::node;
+
+pub use crate::oddity::Oddity;
 /// One thing that happened to one object, or the end of the first listing.
 pub use netpol_core::engine::Event as Change;
 
-use decode::{ClusterNetworkPolicies, Namespaces, NetworkPolicies, Nodes, Pods};
 use reflector::{Following, Reflector};
+use source::{ClusterNetworkPolicies, Namespaces, NetworkPolicies, Nodes, Pods};
 
 /// The kinds that are watched.
 pub const KINDS: [Kind; 5] =
@@ -142,23 +144,6 @@ pub enum Event {
     Recovered(Kind),
     /// Something about an object cannot be read.
     Odd(Oddity),
-}
-
-/// Something in a live object that cannot be read, and what became of it.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{kind} {object}: {path}: {problem}; {effect}")]
-#[non_exhaustive]
-pub struct Oddity {
-    /// The object's kind.
-    pub kind: Kind,
-    /// The object.
-    pub object: ObjectRef,
-    /// The field.
-    pub path: String,
-    /// What is wrong with it.
-    pub problem: String,
-    /// What is done about it.
-    pub effect: &'static str,
 }
 
 /// A running watch. Dropping it ends it.

@@ -2,8 +2,8 @@
 
 use netpol_core::model::Node;
 
-use super::decode::{Nodes, Source as _};
 use super::request::{escaped, get, whole};
+use super::source::{Nodes, Source as _};
 use super::wire::Page;
 use super::{Change, Failure, Options};
 

@@ -14,13 +14,14 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::{Backoff, jittered};
-use super::decode::{Odd, Source};
 use super::failure::Failure;
 use super::request::{Lines, escaped, get, whole};
 use super::served::is_served;
+use super::source::Source;
 use super::strings::Strings;
 use super::wire::{Line, Named, Page, Status};
 use super::{Change, Event, Listing, Oddity, Options};
+use crate::decode::Odd;
 
 /// A watch that has lived so long, or brought anything, is progress.
 const PROGRESS: Duration = Duration::from_millis(500);

@@ -1,17 +1,11 @@
-//! Objects from the wire, leniently (DEC-16): what cannot be read fails closed, alone, and is told.
-
-mod cluster_network_policy;
-mod metadata;
-mod network_policy;
-mod node;
-mod pod;
-mod value;
+//! The kinds that are followed: where they are, how they are read.
 
 use netpol_core::model::{Kind, ObjectRef};
 use serde_json::value::RawValue;
 
 use super::Change;
-use super::strings::Strings;
+use super::strings::{Strings, share_pod};
+use crate::decode::{self, Odd};
 
 /// A kind of objects: where it is, how it is read.
 pub(super) trait Source: 'static {
@@ -34,14 +28,6 @@ pub(super) trait Source: 'static {
     fn delete(object: ObjectRef) -> Change;
 }
 
-/// Something that cannot be read in an object.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Odd {
-    pub(super) path: String,
-    pub(super) problem: String,
-    pub(super) effect: &'static str,
-}
-
 pub(super) struct Pods;
 pub(super) struct Namespaces;
 pub(super) struct Nodes;
@@ -56,13 +42,13 @@ impl Source for Pods {
         raw: &RawValue,
         oddities: &mut Vec<Odd>,
     ) -> Result<(ObjectRef, Change), serde_json::Error> {
-        let pod = pod::read(raw.get(), oddities)?;
+        let pod = decode::pod::read(raw.get(), oddities)?;
         Ok((pod.meta.object.clone(), Change::PutPod(pod)))
     }
 
     fn share(change: &mut Change, strings: &mut Strings) {
         if let Change::PutPod(pod) = change {
-            pod::share(pod, strings);
+            share_pod(pod, strings);
         }
     }
 
@@ -76,7 +62,7 @@ impl Source for Namespaces {
     const PATH: &'static str = "/api/v1/namespaces";
 
     fn read(raw: &RawValue, _: &mut Vec<Odd>) -> Result<(ObjectRef, Change), serde_json::Error> {
-        let namespace = node::read_namespace(raw.get())?;
+        let namespace = decode::node::read_namespace(raw.get())?;
         Ok((namespace.meta.object.clone(), Change::PutNamespace(namespace)))
     }
 
@@ -93,7 +79,7 @@ impl Source for Nodes {
         raw: &RawValue,
         oddities: &mut Vec<Odd>,
     ) -> Result<(ObjectRef, Change), serde_json::Error> {
-        let node = node::read_node(raw.get(), oddities)?;
+        let node = decode::node::read_node(raw.get(), oddities)?;
         Ok((node.meta.object.clone(), Change::PutNode(node)))
     }
 
@@ -110,7 +96,7 @@ impl Source for NetworkPolicies {
         raw: &RawValue,
         oddities: &mut Vec<Odd>,
     ) -> Result<(ObjectRef, Change), serde_json::Error> {
-        let policy = network_policy::read(raw.get(), oddities)?;
+        let policy = decode::network_policy::read(raw.get(), oddities)?;
         Ok((policy.meta.object.clone(), Change::PutNetworkPolicy(policy)))
     }
 
@@ -129,7 +115,7 @@ impl Source for ClusterNetworkPolicies {
         raw: &RawValue,
         oddities: &mut Vec<Odd>,
     ) -> Result<(ObjectRef, Change), serde_json::Error> {
-        let policy = cluster_network_policy::read(raw.get(), oddities)?;
+        let policy = decode::cluster_network_policy::read(raw.get(), oddities)?;
         Ok((policy.meta.object.clone(), Change::PutClusterNetworkPolicy(policy)))
     }
 

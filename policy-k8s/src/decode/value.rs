@@ -21,6 +21,7 @@ pub(super) struct Reader<'o> {
 }
 
 impl<'v> Fields<'v> {
+    #[cfg(feature = "watch")]
     pub(super) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }

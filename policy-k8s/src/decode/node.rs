@@ -12,7 +12,7 @@ struct WireNamespace {
     metadata: Metadata,
 }
 
-pub(super) fn read_namespace(text: &str) -> Result<Namespace, serde_json::Error> {
+pub(crate) fn read_namespace(text: &str) -> Result<Namespace, serde_json::Error> {
     let WireNamespace { metadata } = serde_json::from_str(text)?;
     let mut meta = metadata.into_meta();
     // Servers set it themselves, but an old object may not have been written since (NP-142).
@@ -54,7 +54,7 @@ struct WireAddress {
     kind: String,
 }
 
-pub(super) fn read_node(text: &str, oddities: &mut Vec<Odd>) -> Result<Node, serde_json::Error> {
+pub(crate) fn read_node(text: &str, oddities: &mut Vec<Odd>) -> Result<Node, serde_json::Error> {
     let WireNode { metadata, spec, status } = serde_json::from_str(text)?;
     let mut cidrs = spec.pod_cidrs;
     if cidrs.is_empty() && !spec.pod_cidr.is_empty() {

@@ -18,7 +18,7 @@ struct Wire {
     spec: Value,
 }
 
-pub(super) fn read(
+pub(crate) fn read(
     text: &str,
     oddities: &mut Vec<Odd>,
 ) -> Result<NetworkPolicy, serde_json::Error> {

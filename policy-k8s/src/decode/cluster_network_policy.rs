@@ -29,7 +29,7 @@ enum Side {
     To,
 }
 
-pub(super) fn read(
+pub(crate) fn read(
     text: &str,
     oddities: &mut Vec<Odd>,
 ) -> Result<ClusterNetworkPolicy, serde_json::Error> {

@@ -8,7 +8,6 @@ use netpol_core::model::{Container, ContainerPort, Phase, Pod, Protocol};
 use serde::Deserialize;
 
 use super::Odd;
-use super::Strings;
 use super::metadata::{Metadata, nullable};
 
 #[derive(Deserialize)]
@@ -69,7 +68,7 @@ struct WireAddress {
     ip: String,
 }
 
-pub(super) fn read(text: &str, oddities: &mut Vec<Odd>) -> Result<Pod, serde_json::Error> {
+pub(crate) fn read(text: &str, oddities: &mut Vec<Odd>) -> Result<Pod, serde_json::Error> {
     let Wire { metadata, spec, status } = serde_json::from_str(text)?;
     let main = spec.containers.into_iter();
     let mut containers: Vec<Container> =
@@ -111,24 +110,6 @@ pub(super) fn read(text: &str, oddities: &mut Vec<Odd>) -> Result<Pod, serde_jso
         containers,
         workload: None,
     })
-}
-
-/// Has a pod share with others what they have in common.
-pub(super) fn share(pod: &mut Pod, strings: &mut Strings) {
-    let mut share = |text: &mut Arc<str>| *text = strings.share(text.clone());
-    share(&mut pod.meta.object.namespace);
-    pod.node.iter_mut().for_each(&mut share);
-    for container in &mut pod.containers {
-        let (Container::Main(ports) | Container::Sidecar(ports) | Container::Init(ports)) =
-            container;
-        ports.iter_mut().filter_map(|port| port.name.as_mut()).for_each(&mut share);
-        ports.shrink_to_fit();
-    }
-    pod.containers.shrink_to_fit();
-    pod.addresses.shrink_to_fit();
-    let labels = core::mem::take(&mut pod.meta.labels.0).into_iter();
-    pod.meta.labels.0 =
-        labels.map(|(key, value)| (strings.share(key), strings.share(value))).collect();
 }
 
 pub(super) fn address(text: &str, path: &str, oddities: &mut Vec<Odd>) -> Option<IpAddr> {
