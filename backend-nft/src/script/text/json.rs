@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::{Number, Six, TABLE, whole, word};
 use crate::script::{
-    AddressRange, Chain, Elements, Hook, Key, Match, Rule, Script, Statement, Targets, Verdict,
+    AddressRange, Chain, Elements, End, Hook, Key, Match, Rule, Script, Stamp, Statement, Targets,
+    Verdict, View,
 };
 
 impl Script {
@@ -58,13 +59,25 @@ fn hook_name(hook: Hook) -> Value {
 }
 
 fn rule_object(chain: &str, rule: &Rule) -> Value {
-    let mut expressions: Vec<Value> = rule.matches.iter().map(condition).collect();
-    expressions.push(match &rule.statement {
-        Statement::Verdict(verdict) => verdict_value(verdict),
+    let mut expressions: Vec<Value> = rule
+        .matches
+        .iter()
+        .flat_map(|matched| [needed(matched), Some(condition(matched))])
+        .flatten()
+        .collect();
+    match &rule.statement {
+        Statement::Verdict(verdict) => expressions.push(verdict_value(verdict)),
         Statement::Map(key, map) => {
-            json!({ "vmap": { "key": key_value(*key), "data": reference(map) } })
+            expressions.extend(protocol_of(*key));
+            expressions.push(json!({ "vmap": { "key": key_value(*key), "data": reference(map) } }));
         }
-    });
+        Statement::Stamp(Stamp { mask, value }) => {
+            let kept = json!({ "&": [mark(), !mask | value] });
+            expressions
+                .push(json!({ "mangle": { "key": mark(), "value": { "|": [kept, value] } } }));
+            expressions.push(verdict_value(&Verdict::Accept));
+        }
+    }
     let mut object =
         json!({ "family": "inet", "table": TABLE, "chain": chain, "expr": expressions });
     if let (Some(comment), Value::Object(fields)) = (&rule.comment, &mut object) {
@@ -73,12 +86,52 @@ fn rule_object(chain: &str, rule: &Rule) -> Value {
     json!({ "rule": object })
 }
 
+fn mark() -> Value {
+    json!({ "ct": { "key": "mark" } })
+}
+
+/// Returns the match that must stand before one: what a connection calls a port is one of this protocol only.
+fn needed(condition: &Match) -> Option<Value> {
+    match condition {
+        Match::In(key, _) | Match::NotIn(key, _) => protocol_of(*key),
+        Match::Port(view, protocol, ..) => protocol_of(Key::Port(*view, *protocol)),
+        Match::EstablishedOrRelated
+        | Match::Related
+        | Match::Reply
+        | Match::Untracked
+        | Match::Stamped(_)
+        | Match::NeighbourDiscovery
+        | Match::Within(..)
+        | Match::Protocol(_) => None,
+    }
+}
+
+fn protocol_of(key: Key) -> Option<Value> {
+    match key {
+        Key::Port(View::Connection, protocol) => Some(condition(&Match::Protocol(protocol))),
+        Key::Port(View::Packet, _)
+        | Key::Address(..)
+        | Key::Addresses(..)
+        | Key::Protocol
+        | Key::ProtocolPort => None,
+    }
+}
+
 fn condition(condition: &Match) -> Value {
     let equal = |left: Value, right: Value| comparison("==", &left, &right);
+    let state = |states: Value| comparison("in", &json!({ "ct": { "key": "state" } }), &states);
     match condition {
-        Match::EstablishedOrRelated => {
-            let states = json!(["established", "related"]);
-            comparison("in", &json!({ "ct": { "key": "state" } }), &states)
+        Match::EstablishedOrRelated => state(json!(["established", "related"])),
+        Match::Related => state("related".into()),
+        Match::Reply => equal(json!({ "ct": { "key": "direction" } }), "reply".into()),
+        Match::Untracked => state(json!(["invalid", "untracked"])),
+        Match::Stamped(Stamp { mask, value }) => {
+            if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
+                let prefix = json!({ "prefix": { "addr": value, "len": mask.leading_ones() } });
+                equal(mark(), prefix)
+            } else {
+                equal(json!({ "&": [mark(), mask] }), (*value).into())
+            }
         }
         Match::NeighbourDiscovery => {
             // As nft names 133 and 137.
@@ -87,16 +140,16 @@ fn condition(condition: &Match) -> Value {
         }
         Match::In(key, set) => equal(key_value(*key), reference(set)),
         Match::NotIn(key, set) => comparison("!=", &key_value(*key), &reference(set)),
-        Match::Within(end, range) => {
+        Match::Within(view, end, range) => {
             let family = match range {
                 AddressRange::V4(..) => Family::V4,
                 AddressRange::V6(..) => Family::V6,
             };
-            equal(key_value(Key::Address(family, *end)), range_value(*range))
+            equal(key_value(Key::Address(*view, family, *end)), range_value(*range))
         }
         Match::Protocol(protocol) => equal(key_value(Key::Protocol), word(*protocol).into()),
-        Match::Port(protocol, low, high) => {
-            equal(key_value(Key::Port(*protocol)), span(*low, *high))
+        Match::Port(view, protocol, low, high) => {
+            equal(key_value(Key::Port(*view, *protocol)), span(*low, *high))
         }
     }
 }
@@ -120,12 +173,24 @@ fn key_value(key: Key) -> Value {
     };
     let protocol = || json!({ "meta": { "key": "l4proto" } });
     match key {
-        Key::Address(family, end) => field(header(family), &end.to_string()),
-        Key::Addresses(family) => {
-            let header = header(family);
-            json!({ "concat": [field(header, "saddr"), field(header, "daddr")] })
+        Key::Address(View::Packet, family, end) => field(header(family), &end.to_string()),
+        Key::Address(View::Connection, family, end) => {
+            let direction = match end {
+                End::Source => "original",
+                End::Destination => "reply",
+            };
+            let key = alloc::format!("{} saddr", header(family));
+            json!({ "ct": { "key": key, "dir": direction } })
         }
-        Key::Port(protocol) => field(word(protocol), "dport"),
+        Key::Addresses(view, family) => {
+            let ends = [End::Source, End::Destination];
+            let ends = ends.map(|end| key_value(Key::Address(view, family, end)));
+            json!({ "concat": ends })
+        }
+        Key::Port(View::Packet, protocol) => field(word(protocol), "dport"),
+        Key::Port(View::Connection, _) => {
+            json!({ "ct": { "key": "proto-src", "dir": "reply" } })
+        }
         Key::Protocol => protocol(),
         Key::ProtocolPort => json!({ "concat": [protocol(), field("th", "dport")] }),
     }
