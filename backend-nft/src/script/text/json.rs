@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Number, Six, TABLE, whole, word};
 use crate::script::{
-    AddressRange, Chain, Elements, End, Hook, Key, Match, Rule, Script, Stamp, Statement, Targets,
+    AddressRange, Chain, Elements, End, Key, Match, Rule, Script, Stamp, Statement, Targets,
     Verdict, View,
 };
 
@@ -47,15 +47,11 @@ fn chain_object(name: &str, chain: &Chain) -> Value {
     let mut object = json!({ "family": "inet", "table": TABLE, "name": name });
     if let (Some(hook), Value::Object(fields)) = (chain.hook, &mut object) {
         fields.insert("type".into(), "filter".into());
-        fields.insert("hook".into(), hook_name(hook).into());
+        fields.insert("hook".into(), hook.to_string().into());
         fields.insert("prio".into(), 0.into());
         fields.insert("policy".into(), "accept".into());
     }
     json!({ "chain": object })
-}
-
-fn hook_name(hook: Hook) -> Value {
-    hook.to_string().into()
 }
 
 fn rule_object(chain: &str, rule: &Rule) -> Value {
