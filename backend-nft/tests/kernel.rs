@@ -27,13 +27,15 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use listing::Listing;
-use netpol_core::backend::{Backend as _, Dataplane as _};
+use netpol_conformance::events::{Happening, Script};
+use netpol_core::backend::{Backend as _, Dataplane as _, Updated};
+use netpol_core::engine::{Delta, Engine, Event, MemberChange, Switch};
 use netpol_core::ir::{
     Action, Direction, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
     RuleBlock, Ruleset, Scope,
 };
 use netpol_core::model::ObjectRef;
-use netpol_core::net::PrefixSet;
+use netpol_core::net::{AddressSet, PrefixSet};
 use netpol_nft::{Nft, NftDataplane};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
@@ -346,6 +348,60 @@ fn a_hundred_thousand_members_fit_one_transaction() {
         dataplane.sync(&ruleset).unwrap();
         assert_in_kernel(&ruleset);
         assert_eq!(dataplane.generation().unwrap(), generation + 1, "one edit of one set");
+    });
+}
+
+/// Follows random events by `update`; after each, a successor finds nothing to write.
+#[test]
+fn updates_lead_where_a_sync_would() {
+    in_namespace(|| {
+        let (mut by_delta, mut by_sync) = (0, 0);
+        for seed in 0..24 {
+            let script = match seed % 4 {
+                0 => Script::relabels(seed, 12),
+                _ => Script::new(seed, 40),
+            };
+            let mut engine = Engine::new(script.options.clone());
+            let mut dataplane = NftDataplane::new();
+            for happening in script.happenings {
+                let events = match happening {
+                    Happening::Event(event) => vec![event],
+                    Happening::Batch(events) => events,
+                    Happening::Restart(_) => vec![Event::InSync],
+                };
+                let delta = engine.apply_batch(events);
+                let ruleset = engine.snapshot();
+                match dataplane.update(ruleset, &delta).unwrap() {
+                    Updated::ByDelta => by_delta += 1,
+                    Updated::BySync => by_sync += 1,
+                }
+                let generation = dataplane.generation().unwrap();
+                NftDataplane::new().sync(ruleset).unwrap();
+                assert_eq!(dataplane.generation().unwrap(), generation, "seed {seed}: {delta:#?}");
+            }
+            assert_in_kernel(engine.snapshot());
+            dataplane.remove().unwrap();
+        }
+        eprintln!("{by_delta} by delta, {by_sync} by sync");
+        assert!(by_delta > 200, "only {by_delta}, and {by_sync} by sync");
+    });
+}
+
+#[test]
+fn an_update_after_a_foreign_change_looks_again() {
+    in_namespace(|| {
+        let mut set = members(0..3);
+        let (mut dataplane, before) = (NftDataplane::new(), open_to(&set));
+        dataplane.sync(&before).unwrap();
+        nft(&["-f", "-"], "flush chain inet netpol judge");
+        set.addresses = members(0..4).addresses;
+        let after = open_to(&set);
+        let joins = members(3..4).addresses;
+        let change = MemberChange { set: set.id(), joins, leaves: AddressSet::default() };
+        let switch = Switch { members: vec![change], ..Switch::default() };
+        let delta = Delta { switch, ..Delta::default() };
+        assert_eq!(dataplane.update(&after, &delta).unwrap(), Updated::BySync);
+        assert_in_kernel(&after);
     });
 }
 

@@ -47,7 +47,7 @@ pub use error::LabError;
 pub use frame::{Between, Content, Packet};
 pub use kernel_test::{did_not_run, kernel_test};
 pub use plan::{HostPod, Plan, PlannedNode, PlannedPod, is_routable};
-pub use privilege::{Availability, Privilege, Unavailable};
+pub use privilege::{Availability, Privilege, Unavailable, bpf_file_system};
 pub use probe::{Observation, Patience, Probe, Refusal, Traffic};
 
 use error::Step as _;

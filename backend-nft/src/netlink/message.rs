@@ -135,6 +135,11 @@ impl Writer {
         self.attribute(kind | NESTED, content);
     }
 
+    /// Writes a nest whose content is there already.
+    pub(super) fn nested_bytes(&mut self, kind: u16, content: &[u8]) {
+        self.bytes_attribute(kind | NESTED, content);
+    }
+
     fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.bytes.extend(0_u16.to_ne_bytes());

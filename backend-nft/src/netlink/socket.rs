@@ -76,11 +76,24 @@ impl Socket {
 
     /// Receives one datagram.
     pub(super) fn receive(&self) -> Result<Vec<u8>, Failure> {
+        self.receive_with(0)
+    }
+
+    /// Receives one datagram, if one is there.
+    pub(super) fn receive_now(&self) -> Result<Option<Vec<u8>>, Failure> {
+        match self.receive_with(libc::MSG_DONTWAIT) {
+            Err(Failure::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
+    fn receive_with(&self, flags: c_int) -> Result<Vec<u8>, Failure> {
         let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
         loop {
             // SAFETY: the buffer has DATAGRAM bytes of capacity, all of which the kernel may write.
-            let received =
-                unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), DATAGRAM, 0) };
+            let received = unsafe {
+                libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), DATAGRAM, flags)
+            };
             if let Ok(received) = usize::try_from(received) {
                 // SAFETY: the kernel wrote `received` bytes, which is at most the capacity.
                 unsafe { buffer.set_len(received) };
@@ -123,10 +136,34 @@ impl Socket {
         &self,
         kind: Kind,
         content: impl FnOnce(&mut Writer),
-        mut each: impl FnMut(Received<'_>),
+        each: impl FnMut(Received<'_>),
     ) -> Result<(), Failure> {
         let mut writer = Writer::default();
         writer.message(kind, DUMP, 1, content);
+        self.exchange(&writer, each)
+    }
+
+    /// Sends messages of which only errors are answered, and takes no notice of what they are about being gone.
+    pub(super) fn tell(&self, writer: &Writer) -> Result<(), Failure> {
+        self.send(writer.bytes()).map_err(Failure::Socket)?;
+        while let Some(datagram) = self.receive_now()? {
+            for message in messages(&datagram).filter(|message| message.number == ERROR) {
+                if let Some(Refusal { error, .. }) = refusal(&message)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    return Err(Failure::Socket(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a list.
+    pub(super) fn exchange(
+        &self,
+        writer: &Writer,
+        mut each: impl FnMut(Received<'_>),
+    ) -> Result<(), Failure> {
         self.send(writer.bytes()).map_err(Failure::Socket)?;
         let mut snapshot = true;
         loop {

@@ -25,9 +25,9 @@ mod router;
 mod shape;
 mod traffic;
 
-use netpol_core::ir::Family;
+use netpol_core::ir::{Family, Parts, Ruleset};
 
-use crate::report::{Measured, Report};
+use crate::report::{Report, Sample};
 use crate::router::{Backend, Router, Rules, Tool};
 use crate::shape::Shape;
 use crate::traffic::Kind;
@@ -73,52 +73,86 @@ impl Wanted {
     }
 }
 
+/// A backend's rules for one shape.
+struct Subject {
+    backend: Backend,
+    shape: Shape,
+    router: Router,
+    /// Which of the baselines has the same client.
+    baseline: usize,
+}
+
+/// All nodes there are.
+struct Routers {
+    /// No rules at all.
+    bare: Router,
+    /// Only tracking, by tool, for the clients of each shape: what many sources cost is no backend's doing.
+    tracked: Vec<(Tool, Shape, Router)>,
+    subjects: Vec<Subject>,
+}
+
+impl Routers {
+    fn build(wanted: &Wanted, report: &mut Report) -> Self {
+        let build = |rules, shape, ruleset: &Ruleset| {
+            let mut router = Router::build(rules, shape, wanted.family, ruleset);
+            router.prove(wanted.family);
+            router
+        };
+        let none = Ruleset::new(Parts::default());
+        let mut routers = Self {
+            bare: build(Rules::None, Shape::Policies(10), &none),
+            tracked: Vec::new(),
+            subjects: Vec::new(),
+        };
+        for shape in wanted.shapes() {
+            let ruleset = shape.ruleset();
+            for backend in wanted.backends.iter().copied() {
+                let tool = backend.baseline();
+                let of_shape =
+                    |(other, at, _): &(Tool, Shape, Router)| (*other, *at) == (tool, shape);
+                let baseline = routers.tracked.iter().position(of_shape).unwrap_or_else(|| {
+                    let router = build(Rules::Tracked(tool), shape, &none);
+                    routers.tracked.push((tool, shape, router));
+                    routers.tracked.len() - 1
+                });
+                let router = build(Rules::Backend(backend), shape, &ruleset);
+                eprintln!("{} {shape:?}: loaded in {:.0?}", backend.name(), router.loaded);
+                report.loaded(backend, shape, router.loaded);
+                routers.subjects.push(Subject { backend, shape, router, baseline });
+            }
+        }
+        routers
+    }
+
+    fn round(&mut self, mut each: impl FnMut(Sample)) {
+        for kind in Kind::ALL {
+            let repeats = kind.repeats();
+            let bare = self.bare.measure(kind, repeats);
+            let mut seen: Vec<Tool> = Vec::new();
+            for (tool, _, router) in &mut self.tracked {
+                if !seen.contains(tool) {
+                    seen.push(*tool);
+                    let took = router.measure(kind, repeats);
+                    each(Sample::Tracked { tool: *tool, kind, took, bare });
+                }
+            }
+            for Subject { backend, shape, router, baseline } in &mut self.subjects {
+                let baseline = self.tracked[*baseline].2.measure(kind, repeats);
+                let took = router.measure(kind, repeats);
+                each(Sample::Backend { backend: *backend, shape: *shape, kind, took, baseline });
+            }
+        }
+    }
+}
+
 fn main() {
     let wanted = Wanted::read();
     let mut report = Report::default();
-    let smallest = Shape::Policies(10);
-    let ruleset = smallest.ruleset();
-    let build = |rules| {
-        let mut router = Router::build(rules, smallest, wanted.family, &ruleset);
-        router.prove(wanted.family);
-        router
-    };
-    let mut none = build(Rules::None);
-    let mut tracked: Vec<(Tool, Router)> = [Tool::Nft, Tool::IptablesNft, Tool::IptablesLegacy]
-        .into_iter()
-        .filter(|tool| wanted.backends.iter().any(|backend| backend.baseline() == *tool))
-        .map(|tool| (tool, build(Rules::Tracked(tool))))
-        .collect();
-    let mut routers = Vec::new();
-    for shape in wanted.shapes() {
-        let ruleset = shape.ruleset();
-        for backend in &wanted.backends {
-            let rules = Rules::Backend(*backend);
-            let mut router = Router::build(rules, shape, wanted.family, &ruleset);
-            router.prove(wanted.family);
-            eprintln!("{} {shape:?}: loaded in {:.0?}", backend.name(), router.loaded);
-            report.loaded(*backend, shape, router.loaded);
-            routers.push((*backend, shape, router));
-        }
-    }
-    for round in 0..=wanted.rounds {
-        for kind in Kind::ALL {
-            let bare = none.measure(kind, kind.repeats());
-            for (tool, router) in &mut tracked {
-                let took = router.measure(kind, kind.repeats());
-                report.tracked(*tool, kind, took, bare);
-            }
-            for (backend, shape, router) in &mut routers {
-                let tool = backend.baseline();
-                let baseline = tracked.iter_mut().find(|(other, _)| *other == tool).unwrap();
-                let baseline = baseline.1.measure(kind, kind.repeats());
-                let took = router.measure(kind, kind.repeats());
-                // The first round fills caches and tables.
-                if round > 0 {
-                    report.add(Measured { backend: *backend, shape: *shape, kind, took, baseline });
-                }
-            }
-        }
+    let mut routers = Routers::build(&wanted, &mut report);
+    // The first round fills caches and tables.
+    routers.round(drop);
+    for _ in 0..wanted.rounds {
+        routers.round(|sample| report.add(sample));
     }
     println!("{report}");
     if let Some(folder) = &wanted.plots {

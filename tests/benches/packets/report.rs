@@ -11,12 +11,9 @@ use crate::traffic::Kind;
 
 /// One measurement and its neighbour.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Measured {
-    pub(crate) backend: Backend,
-    pub(crate) shape: Shape,
-    pub(crate) kind: Kind,
-    pub(crate) took: Duration,
-    pub(crate) baseline: Duration,
+pub(crate) enum Sample {
+    Tracked { tool: Tool, kind: Kind, took: Duration, bare: Duration },
+    Backend { backend: Backend, shape: Shape, kind: Kind, took: Duration, baseline: Duration },
 }
 
 /// All that was measured.
@@ -77,15 +74,17 @@ impl Report {
         self.rows.push(Row { backend, shape, loaded, samples: Default::default() });
     }
 
-    pub(crate) fn tracked(&mut self, tool: Tool, kind: Kind, took: Duration, bare: Duration) {
-        self.tracked.entry(tool).or_default()[place(kind)].add(took, bare);
-    }
-
-    pub(crate) fn add(&mut self, measured: Measured) {
-        let Measured { backend, shape, kind, took, baseline } = measured;
-        let mut rows = self.rows.iter_mut();
-        let row = rows.find(|row| row.backend == backend && row.shape == shape).unwrap();
-        row.samples[place(kind)].add(took, baseline);
+    pub(crate) fn add(&mut self, sample: Sample) {
+        match sample {
+            Sample::Tracked { tool, kind, took, bare } => {
+                self.tracked.entry(tool).or_default()[place(kind)].add(took, bare);
+            }
+            Sample::Backend { backend, shape, kind, took, baseline } => {
+                let mut rows = self.rows.iter_mut();
+                let row = rows.find(|row| (row.backend, row.shape) == (backend, shape)).unwrap();
+                row.samples[place(kind)].add(took, baseline);
+            }
+        }
     }
 
     fn of(&self, backend: Backend, shape: Shape) -> impl Iterator<Item = &Row> {

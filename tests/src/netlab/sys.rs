@@ -4,11 +4,14 @@
     reason = "namespaces, raw sockets and epoll have no safe interface in the standard library"
 )]
 
+use alloc::ffi::CString;
 use core::net::SocketAddr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 /// Gives the calling thread a new network namespace.
@@ -30,6 +33,18 @@ fn unshare(what: libc::c_int) -> io::Result<()> {
 pub(super) fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers, and the descriptor is open for as long as it is borrowed.
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Gives the calling thread, and what it starts, a BPF file system on a directory, which nobody else sees.
+pub(super) fn mount_bpf(directory: &Path) -> io::Result<()> {
+    let path = CString::new(directory.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let (none, private) = (core::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+    unshare(libc::CLONE_NEWNS)?;
+    // SAFETY: every pointer is to a string that ends in zero, or is null where there is nothing to say.
+    check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) })?;
+    let kind = c"bpf".as_ptr();
+    // SAFETY: as above.
+    check(unsafe { libc::mount(kind, path.as_ptr(), kind, 0, none.cast()) }).map(drop)
 }
 
 /// Returns the real user and group of this process.

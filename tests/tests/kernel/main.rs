@@ -8,10 +8,16 @@
     reason = "test support"
 )]
 
+extern crate alloc;
+
+mod churn;
 mod hairpin;
 mod hitless;
+mod killed;
 mod packets;
 mod planted;
+mod traffic;
+mod world;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -28,6 +34,8 @@ use netpol_ebpf::{EbpfDataplane, Kernel};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
+use churn::Amount;
+
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
 
@@ -43,7 +51,7 @@ struct Offers {
 
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr) => {
         mod $backend {
             use super::*;
 
@@ -78,6 +86,23 @@ macro_rules! exam {
             }
 
             #[test]
+            fn under_load_no_packet_meets_anything_but_the_old_or_the_new_verdict_in_the_kernel() {
+                $kernel_test(|| churn::holds(|| Box::new($dataplane), $changes));
+            }
+
+            #[test]
+            fn whoever_applies_the_rules_may_be_killed_at_any_point_in_the_kernel() {
+                let victim = concat!(stringify!($backend), "::victim");
+                $kernel_test(|| killed::holds($survives, victim, $pins, $kills));
+            }
+
+            /// The process that is killed.
+            #[test]
+            fn victim() {
+                killed::victim($survives);
+            }
+
+            #[test]
             fn generated_clusters_hold_in_the_kernel() {
                 $kernel_test(|| generated_clusters(|| Box::new($dataplane)));
             }
@@ -85,10 +110,50 @@ macro_rules! exam {
     };
 }
 
-exam!(ebpf, ebpf(), bpf_test, Offers { strict: false }, packets: 100_000);
-exam!(nft, NftDataplane::new(), kernel_test, Offers { strict: false }, packets: 200_000);
-exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft), kernel_test, Offers { strict: false }, packets: 100_000);
-exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy), kernel_test, Offers { strict: false }, packets: 100_000);
+exam!(
+    ebpf,
+    ebpf(),
+    bpf_test,
+    Offers { strict: false },
+    packets: 100_000,
+    changes: Amount { updates: 10_000, syncs: 500 },
+    survives: |pins| Box::new(ebpf().pinned(pins.join("netpol"))),
+    pins: true,
+    kills: 200
+);
+exam!(
+    nft,
+    NftDataplane::new(),
+    kernel_test,
+    Offers { strict: false },
+    packets: 200_000,
+    changes: Amount { updates: 10_000, syncs: 500 },
+    survives: |_| Box::new(NftDataplane::new()),
+    pins: false,
+    kills: 200
+);
+exam!(
+    iptables_nft,
+    IptablesDataplane::with_variant(Variant::Nft),
+    kernel_test,
+    Offers { strict: false },
+    packets: 100_000,
+    changes: Amount { updates: 3000, syncs: 200 },
+    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
+    pins: false,
+    kills: 100
+);
+exam!(
+    iptables_legacy,
+    IptablesDataplane::with_variant(Variant::Legacy),
+    kernel_test,
+    Offers { strict: false },
+    packets: 100_000,
+    changes: Amount { updates: 3000, syncs: 200 },
+    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
+    pins: false,
+    kills: 100
+);
 
 /// A dataplane that need not ask the kernel what it is.
 fn ebpf() -> EbpfDataplane {

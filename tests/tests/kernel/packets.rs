@@ -1,7 +1,7 @@
 //! The packet exam: rulesets of generated clusters, one after the other on one node, each asked by thousands of packets.
 
+use alloc::sync::Arc;
 use std::env;
-use std::sync::Arc;
 use std::time::Instant;
 
 use netpol_conformance::exam::{self, PacketExam, Report, Subject, busiest_node};
@@ -64,7 +64,7 @@ impl Question {
             })
         };
         // What concerns no pod of the node is of little interest.
-        let flows = std::mem::take(&mut question.flows);
+        let flows = core::mem::take(&mut question.flows);
         question.flows = flows
             .into_iter()
             .filter(|flow| concerns(&question, flow) || random.one_in(10))

@@ -1,6 +1,6 @@
 //! Dataplanes with a planted bug: what holds every backend must not hold these.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
 use netpol_core::backend::{Dataplane, SyncError};
 use netpol_core::ir::{Parts, Peers, Pipeline, Ports, Rule, RuleBlock, Ruleset};
@@ -93,7 +93,7 @@ impl Planted {
 
 impl Dataplane for Planted {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        if self.bug == Bug::StandsStill && std::mem::replace(&mut self.has_synced, true) {
+        if self.bug == Bug::StandsStill && core::mem::replace(&mut self.has_synced, true) {
             return Ok(());
         }
         self.inner.sync(&self.bug.plant(ruleset))
