@@ -198,7 +198,7 @@ exam!(
 fn offered<T>(what: Option<T>, holds: impl FnOnce(T)) {
     match what {
         Some(what) => holds(what),
-        None => eprintln!("NOT OFFERED by this backend: {}", std::any::type_name::<T>()),
+        None => eprintln!("NOT OFFERED by this backend: {}", core::any::type_name::<T>()),
     }
 }
 

@@ -62,15 +62,75 @@ const OUTSIDE: [&str; 2] = ["203.0.113.7", "2001:db8::7"];
 /// A policy, and which of its rules and of that rule's peers; none where no rule matched.
 type Decides = (&'static str, Option<(u32, u32)>);
 
-/// From, to, what, how many, which side decides, what decides, and how.
-const SENT: [([&str; 2], [&str; 2], Protocol, u16, usize, Direction, Decides, Verdict); 6] = [
-    (A, B, Protocol::Tcp, 80, 17, Direction::Ingress, ("in", Some((0, 0))), Verdict::Allow),
-    (OUTSIDE, B, Protocol::Udp, 53, 23, Direction::Ingress, ("in", Some((1, 0))), Verdict::Allow),
-    (OUTSIDE, B, Protocol::Tcp, 81, 31, Direction::Ingress, ("in", None), Verdict::Deny),
-    (C, OUTSIDE, Protocol::Tcp, 443, 13, Direction::Egress, ("out", Some((0, 0))), Verdict::Allow),
-    (C, OUTSIDE, Protocol::Udp, 99, 19, Direction::Egress, ("out", None), Verdict::Deny),
-    (D, B, Protocol::Tcp, 22, 29, Direction::Ingress, ("guard", Some((0, 0))), Verdict::Deny),
-];
+/// Packets that are sent, and what becomes of them.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    /// The addresses of each family.
+    from: [&'static str; 2],
+    to: [&'static str; 2],
+    protocol: Protocol,
+    port: u16,
+    count: usize,
+    /// The side that decides.
+    direction: Direction,
+    decides: Decides,
+    verdict: Verdict,
+}
+
+const SENT: [Sent; 6] = {
+    use Direction::{Egress, Ingress};
+    use Protocol::{Tcp, Udp};
+    use Verdict::{Allow, Deny};
+    let to_b = Sent {
+        from: A,
+        to: B,
+        protocol: Tcp,
+        port: 80,
+        count: 17,
+        direction: Ingress,
+        decides: ("in", Some((0, 0))),
+        verdict: Allow,
+    };
+    let from_c = Sent {
+        from: C,
+        to: OUTSIDE,
+        protocol: Tcp,
+        port: 443,
+        count: 13,
+        direction: Egress,
+        decides: ("out", Some((0, 0))),
+        verdict: Allow,
+    };
+    [
+        to_b,
+        from_c,
+        Sent {
+            from: OUTSIDE,
+            protocol: Udp,
+            port: 53,
+            count: 23,
+            decides: ("in", Some((1, 0))),
+            ..to_b
+        },
+        Sent { from: OUTSIDE, port: 81, count: 31, decides: ("in", None), verdict: Deny, ..to_b },
+        Sent {
+            protocol: Udp,
+            port: 99,
+            count: 19,
+            decides: ("out", None),
+            verdict: Deny,
+            ..from_c
+        },
+        Sent {
+            from: D,
+            port: 22,
+            count: 29,
+            decides: ("guard", Some((0, 0))),
+            verdict: Deny,
+            ..to_b
+        },
+    ]
+};
 /// How many denied packets are sent at once, and which part of them may be told of at the most.
 const FLOOD: usize = 30_000;
 const TOLD: usize = FLOOD / 5;
@@ -91,10 +151,9 @@ impl Stage {
         let node = NODE.into();
         let settings = Settings::default();
         let subject = Subject { cluster: &cluster, node: &node, settings, pod_ranges: &[] };
-        for (from, to, protocol, port, .., verdict) in SENT {
-            for family in 0..2 {
-                let flow = flow(from[family], to[family], protocol, port);
-                assert_eq!(subject.expected(&flow), verdict, "{flow}");
+        for sent in SENT {
+            for flow in sent.flows() {
+                assert_eq!(subject.expected(&flow), sent.verdict, "{flow}");
             }
         }
         let ruleset = subject.ruleset();
@@ -137,15 +196,25 @@ impl Stage {
     }
 }
 
+impl Sent {
+    /// The flow in each family.
+    fn flows(&self) -> [Flow; 2] {
+        let [v4, v6] = [0, 1].map(|at| flow(self.from[at], self.to[at], self.protocol, self.port));
+        [v4, v6]
+    }
+
+    /// What decides in each family: a network is of one, so that a rule has a peer for each; a pod has both.
+    fn decides(&self) -> [Decides; 2] {
+        let is_network = self.from == OUTSIDE || self.to == OUTSIDE;
+        let (policy, rule) = self.decides;
+        [0, 1]
+            .map(|at| (policy, rule.map(|(rule, peer)| (rule, if is_network { at } else { peer }))))
+    }
+}
+
 fn flow(from: &str, to: &str, protocol: Protocol, port: u16) -> Flow {
     let [from, to] = [from, to].map(|address| address.parse::<IpAddr>().unwrap());
     Flow::new(from, to, Transport::Port(protocol, port))
-}
-
-/// A network is of one family, so that a rule has a peer for each; a pod has both.
-fn of_family(decides: Decides, family: u32, is_network: bool) -> Decides {
-    let (policy, rule) = decides;
-    (policy, rule.map(|(rule, peer)| (rule, if is_network { family } else { peer })))
 }
 
 /// Which of the policies and rules a cause names.
@@ -170,10 +239,9 @@ fn decides(cause: &Cause) -> Vec<Decides> {
 /// Sends known numbers of packets and expects exactly these numbers.
 pub(super) fn counts(backend: Backend) {
     let mut stage = Stage::new(backend);
-    for (from, to, protocol, port, count, ..) in SENT {
-        for family in 0..2 {
-            let flow = flow(from[family], to[family], protocol, port);
-            for _ in 0..count {
+    for sent in SENT {
+        for flow in sent.flows() {
+            for _ in 0..sent.count {
                 stage.send(&flow);
             }
         }
@@ -188,11 +256,10 @@ pub(super) fn counts(backend: Backend) {
         Err(error) => panic!("{error:?}"),
     };
     let mut expected: BTreeMap<(bool, Decides), u64> = BTreeMap::new();
-    for (from, to, .., count, direction, decides, _) in SENT {
-        for family in 0..2 {
-            let decides = of_family(decides, family, from == OUTSIDE || to == OUTSIDE);
-            let count = u64::try_from(count).unwrap();
-            *expected.entry((direction == Direction::Egress, decides)).or_default() += count;
+    for sent in SENT {
+        for decides in sent.decides() {
+            let key = (sent.direction == Direction::Egress, decides);
+            *expected.entry(key).or_default() += u64::try_from(sent.count).unwrap();
         }
     }
     let mut seen: BTreeMap<(bool, Decides), usize> = BTreeMap::new();
@@ -204,12 +271,12 @@ pub(super) fn counts(backend: Backend) {
             sum += expected.get(&(is_egress, *decides)).copied().unwrap_or(0);
             *seen.entry((is_egress, *decides)).or_default() += 1;
         }
-        let verdicts = SENT.iter().filter(|(.., direction, decides, _)| {
-            (*direction == Direction::Egress) == is_egress
-                && (0..2).any(|family| named.contains(&of_family(*decides, family, true)))
+        let decided = SENT.iter().filter(|sent| {
+            (sent.direction == Direction::Egress) == is_egress
+                && sent.decides().iter().any(|decides| named.contains(decides))
         });
-        for (.., verdict) in verdicts {
-            assert_eq!(counter.verdict, *verdict, "{counter:?}");
+        for sent in decided {
+            assert_eq!(counter.verdict, sent.verdict, "{counter:?}");
         }
         if !named.is_empty() {
             assert_eq!(counter.packets, sum, "{counter:?}\nof {counters:#?}");
@@ -231,18 +298,15 @@ pub(super) fn denials(backend: Backend) {
     let mut stage = Stage::new(backend);
     let Some(_) = stage.denials() else { return };
     let mut missing = Vec::new();
-    for (from, to, protocol, port, _, direction, decides, verdict) in SENT {
-        for family in 0..2 {
-            let flow = flow(from[family], to[family], protocol, port);
-            let source_port = stage.send(&flow);
-            if verdict == Verdict::Deny {
-                let source_port = Some(source_port);
-                missing.push((flow, source_port, direction, decides));
+    for sent in SENT {
+        for (flow, decides) in sent.flows().into_iter().zip(sent.decides()) {
+            let source_port = Some(stage.send(&flow));
+            if sent.verdict == Verdict::Deny {
+                missing.push((flow, source_port, sent.direction, decides));
             }
         }
     }
-    for family in 0..2 {
-        let echo = if family == 0 { 1 } else { 58 };
+    for (family, echo) in [1, 58].into_iter().enumerate() {
         let flow = Flow {
             transport: Transport::Other(echo),
             ..flow(OUTSIDE[family], B[family], Protocol::Tcp, 1)
