@@ -68,7 +68,7 @@ fn of(chosen: Chosen, args: &DataplaneArgs) -> anyhow::Result<Box<dyn Dataplane>
             Box::new(dataplane.with_established(established))
         }
         Chosen::Iptables => Box::new(IptablesDataplane::new()),
-        Chosen::Nft => Box::new(NftDataplane::new()),
+        Chosen::Nft => Box::new(NftDataplane::new().with_established(established)),
     })
 }
 
