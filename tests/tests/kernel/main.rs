@@ -156,7 +156,9 @@ exam!(
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
     pins: false,
     kills: 100,
-    treats: None
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Nft).with_established(established))
+    })
 );
 exam!(
     iptables_legacy,
@@ -168,7 +170,9 @@ exam!(
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
     pins: false,
     kills: 100,
-    treats: None
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Legacy).with_established(established))
+    })
 );
 
 /// Runs what a backend offers, and says what it does not.
