@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::env;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -18,12 +18,15 @@ use super::world::{OWN, Temper, World};
 /// A rest is taken after so many changes.
 const UNTIL_REST: usize = 60;
 /// How long the changes may take in all, and which part of that is for the wild world.
-const SECONDS: u32 = 50;
+const SECONDS: u32 = 40;
 const WILD: u32 = 3;
 /// How long it goes on in a world where the backend has no deltas.
 const WITHOUT_DELTAS: Duration = Duration::from_secs(10);
 /// The part of the changes that must have been made however slow the machine is.
-const AT_LEAST: usize = 100;
+const AT_LEAST: usize = 200;
+
+/// Two backends at once would count each other's time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// How much is changed.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,8 @@ struct Made {
     by_sync: usize,
     syncs: usize,
     rests: usize,
+    /// How long all deltas and all syncs took.
+    took: [Duration; 2],
 }
 
 pub(super) fn holds(backend: Backend, amount: Amount) {
@@ -45,6 +50,7 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
     let (seed, seconds) = (number("NETPOL_SEED", 1), number("NETPOL_SECONDS", SECONDS));
     eprintln!("change under load: NETPOL_SEED={seed} NETPOL_SECONDS={seconds}");
     let time = Duration::from_secs(seconds.into());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let begun = Instant::now();
     let wild = in_world(backend, seed.into(), Temper::Wild, time / WILD, amount);
     let left = Amount {
@@ -99,14 +105,20 @@ fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount:
                 while !is_done(&made) {
                     let (_, delta) = world.change();
                     history.begin(world.verdicts());
-                    if (made.updates + made.syncs) % each == each - 1 {
+                    let asked = Instant::now();
+                    let mut way = 1;
+                    // Where syncs are slow, the time is for the deltas.
+                    let is_turn = (made.updates + made.syncs) % each == each - 1;
+                    if is_turn && (made.syncs == 0 || made.took[1] < begun.elapsed() * 2 / 5) {
                         dataplane.sync(world.ruleset()).unwrap();
                         made.syncs += 1;
                     } else {
                         let how = dataplane.update(world.ruleset(), &delta).unwrap();
                         made.updates += 1;
-                        made.by_sync += usize::from(how == Updated::BySync);
+                        way = usize::from(how == Updated::BySync);
+                        made.by_sync += way;
                     }
+                    made.took[way] += asked.elapsed();
                     history.complete();
                     if (made.updates + made.syncs) % UNTIL_REST == 0 {
                         let oracle = world.oracle();
@@ -137,6 +149,12 @@ fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount:
     });
     crowd.in_node(|| dataplane.remove()).unwrap().unwrap();
     let tally = &traffic.tally;
+    let mean = |time: Duration, count: usize| time / u32::try_from(count.max(1)).unwrap();
+    eprintln!(
+        "{temper:?}: a delta took {:?}, a sync {:?}",
+        mean(made.took[0], made.updates - made.by_sync),
+        mean(made.took[1], made.by_sync + made.syncs)
+    );
     eprintln!(
         "{temper:?}: {} updates ({} by sync), {} syncs, {} rests in {:?}: {} packets judged, {} of them denied, {} of \
          open connections ({} answers), {} either way, {} wrong",

@@ -155,8 +155,8 @@ impl Stage {
         let lab = self.exam.lab();
         let pod = |name| End::Pod(ObjectRef::new("default", name));
         let mut talks = Vec::new();
-        for family in 0..2 {
-            let external: IpAddr = EXTERNAL[family].parse().unwrap();
+        for external in EXTERNAL {
+            let external: IpAddr = external.parse().unwrap();
             let node = End::Node("n1".into());
             let pairs = [
                 (pod("a"), pod("b")),
@@ -168,7 +168,7 @@ impl Stage {
             for (number, (from, to)) in pairs.into_iter().enumerate() {
                 let address = |end: &End| {
                     let all = lab.addresses(end).unwrap();
-                    *all.iter().find(|address| address.is_ipv4() == (family == 0)).unwrap()
+                    *all.iter().find(|address| address.is_ipv4() == external.is_ipv4()).unwrap()
                 };
                 for (offset, turned) in [(0, false), (5, true)] {
                     for protocol in [Protocol::Tcp, Protocol::Udp] {
