@@ -177,7 +177,9 @@ exam!(
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
     pins: false,
     kills: 100,
-    treats: None,
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Nft).with_established(established))
+    }),
     vandals: drift::IPTABLES_NFT
 );
 exam!(
@@ -190,7 +192,9 @@ exam!(
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
     pins: false,
     kills: 100,
-    treats: None,
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Legacy).with_established(established))
+    }),
     vandals: drift::IPTABLES_LEGACY
 );
 
