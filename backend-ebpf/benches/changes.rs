@@ -69,8 +69,7 @@ fn objects() -> String {
         pod(format!("local{number}"), "here", format!("10.200.0.{number}"), labels);
     }
     for number in 0..PEERS {
-        let address =
-            format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255);
+        let address = format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255);
         pod(format!("p{number}"), "there", address, format!("group: g{}", number % POLICIES));
     }
     for number in 0..POLICIES {
@@ -133,8 +132,12 @@ fn main() {
     let (time, outcome) = timed(|| dataplane.counters());
     println!("| counters of {} causes | {time:.1?} |", outcome.unwrap().len());
 
-    let mut peers: Vec<Pod> =
-        pods.iter().filter(|pod| pod.meta.object.name.starts_with('p')).take(4_000).cloned().collect();
+    let mut peers: Vec<Pod> = pods
+        .iter()
+        .filter(|pod| pod.meta.object.name.starts_with('p'))
+        .take(4_000)
+        .cloned()
+        .collect();
     let local: Vec<Pod> =
         pods.iter().filter(|pod| pod.meta.object.name.starts_with('l')).cloned().collect();
     let group = Labels::from_iter([("group", "g7")]);

@@ -113,16 +113,22 @@ fn every_odd_packet_is_judged_by_what_can_be_read_of_it() {
             ("v4: neighbour discovery is IPv6's", v4(0x45, 0, 58, &[&[135, 0, 0, 0]]), Deny),
             ("v6: the port behind options", v6(60, &[&options(TCP), open]), Allow),
             ("v6: a closed one behind options", v6(60, &[&options(TCP), closed]), Deny),
-            ("v6: hop by hop, routing, options", {
-                v6(0, &[&options(43), &options(60), &options(TCP), open])
-            }, Allow),
+            (
+                "v6: hop by hop, routing, options",
+                { v6(0, &[&options(43), &options(60), &options(TCP), open]) },
+                Allow,
+            ),
             ("v6: the first fragment", v6(44, &[&fragment(TCP, 1), open]), Allow),
             ("v6: the first fragment, closed", v6(44, &[&fragment(TCP, 1), closed]), Deny),
             ("v6: a fragment of the whole", v6(44, &[&fragment(TCP, 0), open]), Allow),
             ("v6: a later fragment like a header", v6(44, &[&fragment(TCP, 9), open]), Deny),
             ("v6: a later fragment, all ports open", v6(44, &[&fragment(SCTP, 8), open]), Allow),
             ("v6: a later fragment of options", v6(44, &[&fragment(60, 8), &options(SCTP)]), Deny),
-            ("v6: nine headers", v6(60, &[&[60, 0, 1, 4, 0, 0, 0, 0].repeat(8), &options(TCP), open]), Deny),
+            (
+                "v6: nine headers",
+                v6(60, &[&[60, 0, 1, 4, 0, 0, 0, 0].repeat(8), &options(TCP), open]),
+                Deny,
+            ),
             ("v6: cut in an extension header", v6(60, &[&[TCP, 0]]), Deny),
             ("v6: cut in the ports", v6(TCP, &[&[0x80, 0, 0]]), Deny),
             ("v6: no next header", v6(59, &[]), Deny),
