@@ -383,7 +383,7 @@ fn victim() {
 #[test]
 fn a_process_may_be_killed_at_any_point() {
     bpf::kernel_test("kill -9", || {
-        let kills = std::env::var("NETPOL_KILLS").map_or(40, |text| text.parse().unwrap());
+        let kills = std::env::var("NETPOL_KILLS").map_or(20, |text| text.parse().unwrap());
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("netpol-kill-{}", std::process::id()));
         bpf_file_system(&directory);
