@@ -8,21 +8,30 @@
 //! packets of that moment, and a packet on its way reads new maps with old chains. Each transaction names the generation
 //! it was planned for; if anybody changed nftables in between, the kernel refuses it and we look again.
 
+mod drift;
 mod plan;
 mod transaction;
+mod update;
 
+use alloc::vec::Vec;
 use std::os::unix::fs::MetadataExt as _;
 use std::{fs, io};
 
-use netpol_core::backend::{Dataplane, SyncError};
+use netpol_core::backend::{Dataplane, Drift, Established, SyncError, Updated};
+use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
-use crate::lower::{Versions, lower, unversioned};
-use crate::netlink::{Failure, Observed, Operation, Socket, observe, set_names};
-use crate::script::{Name, Table};
+use crate::NftOptions;
+use crate::lower::{Lowering, Versions, unversioned};
+use crate::netlink::{
+    Failure, Half, Listener, Observed, Operation, Socket, clear, observe, set_names, stamp,
+};
+use crate::script::{Name, Stamp, Table};
 use plan::Plan;
 use transaction::{Fault, Transactions};
 
+/// The base chain that lets pass what was judged before.
+const BASE: &str = "forward";
 /// How often we look again when others change nftables at the same time.
 const ATTEMPTS: u32 = 16;
 /// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
@@ -35,6 +44,7 @@ const IMPATIENT: u32 = 4;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct NftDataplane {
+    options: NftOptions,
     connection: Option<Connection>,
     /// What goes wrong on purpose.
     fault: Fault,
@@ -43,8 +53,20 @@ pub struct NftDataplane {
 impl NftDataplane {
     /// Returns a dataplane. Nothing is touched before the first call.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { connection: None, fault: Fault::None }
+    pub fn new() -> Self {
+        Self::with_options(NftOptions::default())
+    }
+
+    /// Returns a dataplane as an embedder chooses. Nothing is touched before the first call.
+    #[must_use]
+    pub const fn with_options(options: NftOptions) -> Self {
+        Self { options, connection: None, fault: Fault::None }
+    }
+
+    /// Says what becomes of open connections that a later ruleset denies.
+    #[must_use]
+    pub fn with_established(self, established: Established) -> Self {
+        Self { options: NftOptions { established, ..self.options }, ..self }
     }
 
     /// Returns the generation of the namespace's nftables, which every change of anybody's raises: where it stands
@@ -103,13 +125,47 @@ impl NftDataplane {
 impl Dataplane for NftDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
         let mut fault = core::mem::take(&mut self.fault);
+        let first = self.options.first_stamp();
         self.insist(|connection, number| {
-            connection.lead_to(ruleset, number, core::mem::take(&mut fault))
+            connection.lead_to(ruleset, first, number, core::mem::take(&mut fault))
         })
+    }
+
+    fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
+        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_here())
+        {
+            match connection.update(ruleset, delta, core::mem::take(&mut self.fault)) {
+                Ok(true) => return Ok(Updated::ByDelta),
+                // Whatever it was: a look will tell, and a sync says what it cannot do.
+                Ok(false) => {}
+                Err(Failure::Outdated | Failure::Gone) => {}
+                Err(Failure::Socket(_) | Failure::Refused { .. }) => self.connection = None,
+            }
+        }
+        self.sync(ruleset).map(|()| Updated::BySync)
+    }
+
+    fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
+        let (mut found, first) = (Vec::new(), self.options.first_stamp());
+        self.insist(|connection, _| {
+            found = connection.compare(ruleset, first)?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
+        let mut drifted = true;
+        self.insist(|connection, _| {
+            drifted = connection.has_drifted()?;
+            Ok(())
+        })?;
+        Ok(drifted)
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {
         self.insist(|connection, _| {
+            connection.look();
             connection.known = None;
             // Adding first makes it hold also where there is none.
             Transactions::new(&connection.socket, None, Fault::None)
@@ -124,7 +180,11 @@ struct Connection {
     namespace: Option<Namespace>,
     socket: Socket,
     /// What was last made, and the generation at which it was so.
-    known: Option<(u32, Table)>,
+    known: Option<(u32, Lowering)>,
+    /// Hears of others' changes, once somebody asked.
+    listener: Option<Listener>,
+    /// Somebody else changed what is ours, or may have, since we last looked.
+    drifted: bool,
 }
 
 /// A network namespace, by device and inode: unique as long as it lives, and a socket keeps it alive.
@@ -138,7 +198,8 @@ fn here() -> Option<Namespace> {
 
 impl Connection {
     fn open() -> io::Result<Self> {
-        Ok(Self { namespace: here(), socket: Socket::open()?, known: None })
+        let (namespace, socket) = (here(), Socket::open()?);
+        Ok(Self { namespace, socket, known: None, listener: None, drifted: true })
     }
 
     /// Returns whether the calling thread is certainly in the connection's namespace.
@@ -146,27 +207,61 @@ impl Connection {
         self.namespace.is_some() && self.namespace == here()
     }
 
-    /// Leads the kernel to the ruleset, once.
-    fn lead_to(&mut self, ruleset: &Ruleset, number: u32, fault: Fault) -> Result<(), Failure> {
+    /// Leads the kernel to the ruleset, once. Where open connections are judged again, `first` is the first generation.
+    fn lead_to(
+        &mut self,
+        ruleset: &Ruleset,
+        first: Option<Stamp>,
+        number: u32,
+        fault: Fault,
+    ) -> Result<(), Failure> {
+        self.look();
         let generation = self.socket.generation()?;
         let known = self.known.take().filter(|(then, _)| *then == generation);
-        let versions = match &known {
-            Some((_, table)) => versions_of(table.sets.keys()),
-            None => versions_of(&set_names(&self.socket)?),
+        let (versions, stamp) = match &known {
+            Some((_, known)) => (versions_of(known.table.sets.keys()), known.stamp),
+            None => (versions_of(&set_names(&self.socket)?), self.stamp(first)?),
         };
-        let mut wanted = lower(ruleset, &versions).table;
+        let mut wanted = Lowering::new(ruleset, versions.clone(), stamp);
         let observed = match known {
-            Some((_, table)) => Observed { exists: true, foreign: false, table },
-            None => observe(&self.socket, &wanted)?,
+            Some((_, known)) => Observed { exists: true, foreign: false, table: known.table },
+            None => observe(&self.socket, &wanted.table)?,
         };
-        if let Some(versions) = plan::new_versions(&observed.table, &wanted, versions) {
-            wanted = lower(ruleset, &versions).table;
+        if let Some(versions) = plan::new_versions(&observed.table, &wanted.table, versions) {
+            wanted = Lowering::new(ruleset, versions, stamp);
+        }
+        let changes = observed.foreign || Plan::between(&observed.table, &wanted.table).is_seen();
+        if changes && observed.exists {
+            wanted.restamp();
+            self.make_room(stamp, wanted.stamp)?;
         }
         let guard = (number < IMPATIENT).then_some(generation);
         let mut transactions = Transactions::new(&self.socket, guard, fault);
-        lead(&mut transactions, &observed, &wanted)?;
+        lead(&mut transactions, &observed, &wanted.table)?;
         self.known = transactions.generation.map(|generation| (generation, wanted));
         Ok(())
+    }
+
+    /// Returns the generation of the rules that are there. Without rules there is none, and connections that still carry one
+    /// lose it.
+    fn stamp(&self, first: Option<Stamp>) -> Result<Option<Stamp>, Failure> {
+        let Some(first) = first else { return Ok(None) };
+        let there = stamp(&self.socket, BASE)?.filter(|there| there.mask == first.mask);
+        match there.filter(|there| there.value != 0 && there.value & !there.mask == 0) {
+            Some(there) => Ok(Some(there)),
+            None => clear(&self.socket, first, Half::Both).map(|()| Some(first)),
+        }
+    }
+
+    /// Makes sure that no connection carries a generation of the half that is entered, from when it was last used.
+    fn make_room(&self, before: Option<Stamp>, after: Option<Stamp>) -> Result<(), Failure> {
+        match (before, after) {
+            (Some(before), Some(after)) if before.is_high() != after.is_high() => {
+                let half = if after.is_high() { Half::Upper } else { Half::Lower };
+                clear(&self.socket, after, half)
+            }
+            (Some(_) | None, Some(_) | None) => Ok(()),
+        }
     }
 }
 

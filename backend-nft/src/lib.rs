@@ -8,11 +8,13 @@ mod apply;
 mod lower;
 #[cfg(feature = "apply")]
 mod netlink;
+mod options;
 pub mod script;
 
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
 pub use apply::NftDataplane;
+pub use options::NftOptions;
 pub use script::Script;
 
 use netpol_core::backend::{Backend, LowerError, Program};
@@ -20,14 +22,23 @@ use netpol_core::ir::{Flow, Ruleset, Verdict};
 
 /// Lowers rulesets to nftables.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct Nft;
+pub struct Nft {
+    options: NftOptions,
+}
+
+impl Nft {
+    /// Lowers as an embedder chooses.
+    #[must_use]
+    pub const fn new(options: NftOptions) -> Self {
+        Self { options }
+    }
+}
 
 impl Backend for Nft {
     type Program = Script;
 
     fn lower(&self, ruleset: &Ruleset) -> Result<Script, LowerError> {
-        Ok(lower::lower(ruleset, &lower::Versions::new()))
+        Ok(lower::lower(ruleset, &lower::Versions::new(), self.options.first_stamp()))
     }
 }
 

@@ -1,68 +1,128 @@
 //! Ruleset to table: the fixed frame, and who goes through which pipeline.
 //!
 //! ```text
-//! forward ─ replies, neighbour discovery ─ source's egress pipeline ─▶ to-pods ─ destination's ingress pipeline ─▶ accept
-//! input   ─ replies, neighbour discovery ─ source's node pipeline ─▶ accept
+//! forward ─ judged before ─▶ accept
+//!    └──▶ judge ─ source's egress pipeline ─▶ to-pods ─ destination's ingress pipeline ─▶ passed ─▶ accept
+//! input   ─ replies ─ source's node pipeline ─▶ accept
 //! ```
+//!
+//! Where open connections are judged again, `passed` writes the generation of the rules into the connection's mark, and
+//! `forward` lets pass without more ado what carries it. After a change the generation is another one, so that the next packet
+//! of every connection is judged, whichever way it goes: the chains read both ends from the connection.
+//!
+//! In strict mode both first drop what comes from an address of pods that no known pod owns, and `forward` what goes to one.
+//! What the node itself sends passes neither.
 //!
 //! An accept of the first pipeline goes on to the second, never past it (NP-006, CNP-017). A pipeline never falls through;
 //! what comes back to the frame with an address that has a pipeline met a change in the middle and is dropped (guard).
 
 mod builder;
 mod pipeline;
+mod state;
 mod step;
+#[cfg(feature = "apply")]
+mod update;
 mod version;
 
 pub(crate) use version::Versions;
 #[cfg(feature = "apply")]
 pub(crate) use version::{unversioned, versioned};
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 
-use netpol_core::ir::{Endpoint, Family, OtherProtocols, Ruleset};
+use netpol_core::ir::{Endpoint, Family, OtherProtocols, Ruleset, Settings};
 use netpol_core::model::Protocol;
 
 use crate::script::{
-    Chain, Elements, End, Hook, Key, Match, Name, Rule, Script, Statement, Table, Targets,
-    Topology, Verdict,
+    Chain, Elements, End, Hook, Key, Match, Name, Rule, Script, Stamp, Statement, Targets,
+    Topology, Verdict, View,
 };
-use builder::{Builder, digit};
+use builder::{Builder, Networks, digit};
 use pipeline::Place;
+#[cfg(feature = "apply")]
+pub(crate) use state::Object;
+pub(crate) use state::{Log, Lowering};
+#[cfg(feature = "apply")]
+pub(crate) use update::{Changes, Edit, Indivisible, Order};
 
+/// The base chain of what passes through the node.
+const FORWARD: &str = "forward";
+/// The chain that judges what does not pass without being judged.
+const JUDGE: &str = "judge";
+/// The chain for packets of no connection that is known.
+const UNTRACKED: &str = "untracked";
+/// The chain of what both sides let through.
+const PASSED: &str = "passed";
 /// The chain that judges the destination's side.
 const TO_PODS: &str = "to-pods";
 /// The protocols that have ports.
 const PORTED: &str = "protocols-with-ports";
 
-/// Lowers a ruleset, with some sets under other names.
-pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions) -> Script {
-    let mut builder = Builder::new(ruleset, versions);
-    let mut dispatch: BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>> = BTreeMap::new();
-    for endpoint in ruleset.endpoints() {
+/// Lowers a ruleset, with some sets under other names, and with a generation if open connections are judged again.
+pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions, stamp: Option<Stamp>) -> Script {
+    Script {
+        table: Lowering::new(ruleset, versions.clone(), stamp).table,
+        topology: topology(ruleset),
+    }
+}
+
+impl Lowering {
+    /// Lowers a ruleset.
+    pub(crate) fn new(ruleset: &Ruleset, versions: Versions, stamp: Option<Stamp>) -> Self {
+        let mut state = Self::default();
+        (state.stamp, state.versions) = (stamp, versions);
+        for (id, pipeline) in ruleset.pipelines() {
+            state.learn(id, pipeline);
+        }
+        let mut builder = Builder { ruleset, state: &mut state };
+        for endpoint in ruleset.endpoints() {
+            builder.bind(endpoint);
+        }
+        builder.frame();
+        state.log = Log::default();
+        state
+    }
+}
+
+impl Builder<'_> {
+    /// Leads the packets of an endpoint's addresses to its pipelines.
+    fn bind(&mut self, endpoint: &Endpoint) {
         for address in &endpoint.addresses {
             for place in Place::ALL {
                 let family = Family::of(*address);
-                let Some(verdict) = builder.entry(endpoint, family, place) else { continue };
-                dispatch.entry((place, family)).or_default().entry(*address).or_insert(verdict);
+                let Some(verdict) = self.entry(endpoint, family, place) else { continue };
+                let entries = self.state.dispatch.entry((place, family)).or_default();
+                entries.entry(*address).or_insert(verdict);
             }
         }
     }
-    let mut table = builder.into_table();
-    let mut dispatched = BTreeMap::new();
-    for family in [Family::V4, Family::V6] {
-        table.sets.insert(own_addresses(family).into(), own_pairs(ruleset, family));
-        for place in Place::ALL {
-            let entries = dispatch.remove(&(place, family)).unwrap_or_default();
-            let names = Dispatch::add(&mut table, place, family, entries);
-            dispatched.insert((place, family), names);
+
+    /// Adds the chains that are always there, and what they refer to. Returns which of them changed.
+    fn frame(&mut self) -> BTreeSet<Name> {
+        let unknown = unknown_pods(self);
+        let ruleset = self.ruleset;
+        for family in [Family::V4, Family::V6] {
+            let pairs = own_pairs(ruleset, family);
+            self.state.table.sets.insert(own_addresses(family).into(), pairs);
         }
+        let ported = Protocol::ALL.map(Protocol::number).to_vec();
+        self.state.table.sets.insert(PORTED.into(), Elements::Protocols(ported));
+        let dispatch = core::mem::take(&mut self.state.dispatch);
+        let named = |((place, family), entries): (&(Place, Family), _)| {
+            ((*place, *family), Dispatch::add(self.state, *place, *family, entries))
+        };
+        let dispatched = dispatch.iter().map(named).collect();
+        self.state.dispatch = dispatch;
+        let chains = frame(ruleset.settings(), self.state.stamp, &dispatched, &unknown);
+        chains
+            .into_iter()
+            .filter_map(|(name, chain)| self.state.put_frame(&name, chain).then_some(name))
+            .collect()
     }
-    frame(&mut table, ruleset, &dispatched);
-    Script { table, topology: topology(ruleset) }
 }
 
 /// The map that leads addresses to their pipelines, and the set of its keys.
@@ -77,31 +137,26 @@ struct Dispatch {
 
 impl Dispatch {
     fn add(
-        table: &mut Table,
+        state: &mut Lowering,
         place: Place,
         family: Family,
-        entries: BTreeMap<IpAddr, Verdict>,
+        entries: &BTreeMap<IpAddr, Verdict>,
     ) -> Self {
-        let (targets, keys) = match family {
+        let keys = Elements::of_family(family, entries.keys().copied());
+        let targets = match family {
             Family::V4 => {
-                let of_family = |(key, verdict)| match key {
-                    IpAddr::V4(key) => Some((key, verdict)),
+                let of_family = |(key, verdict): (&IpAddr, &Verdict)| match key {
+                    IpAddr::V4(key) => Some((*key, verdict.clone())),
                     IpAddr::V6(_) => None,
                 };
-                let entries: BTreeMap<Ipv4Addr, Verdict> =
-                    entries.into_iter().filter_map(of_family).collect();
-                let keys = Elements::V4(entries.keys().copied().collect());
-                (Targets::V4(entries), keys)
+                Targets::V4(entries.iter().filter_map(of_family).collect())
             }
             Family::V6 => {
-                let of_family = |(key, verdict)| match key {
-                    IpAddr::V6(key) => Some((key, verdict)),
+                let of_family = |(key, verdict): (&IpAddr, &Verdict)| match key {
+                    IpAddr::V6(key) => Some((*key, verdict.clone())),
                     IpAddr::V4(_) => None,
                 };
-                let entries: BTreeMap<Ipv6Addr, Verdict> =
-                    entries.into_iter().filter_map(of_family).collect();
-                let keys = Elements::V6(entries.keys().copied().collect());
-                (Targets::V6(entries), keys)
+                Targets::V6(entries.iter().filter_map(of_family).collect())
             }
         };
         let named = |what: &str, text: &str| -> Name {
@@ -111,45 +166,158 @@ impl Dispatch {
             map: named("dispatch", &alloc::format!("{targets}")),
             guard: named("guard", &alloc::format!("{keys}")),
         };
-        table.maps.insert(names.map.clone(), targets);
-        table.sets.insert(names.guard.clone(), keys);
+        state.put_map(&names.map, targets);
+        state.put_set(&names.guard, || keys);
         names
     }
 }
 
-/// Adds the chains that are always there.
-fn frame(table: &mut Table, ruleset: &Ruleset, dispatched: &BTreeMap<(Place, Family), Dispatch>) {
-    let ported = Protocol::ALL.map(Protocol::number).to_vec();
-    table.sets.insert(PORTED.into(), Elements::Protocols(ported));
-    let mut always = vec![
-        Rule::new(vec![Match::EstablishedOrRelated], Statement::Verdict(Verdict::Accept)),
-        Rule::new(vec![Match::NeighbourDiscovery], Statement::Verdict(Verdict::Accept)),
-    ];
-    if ruleset.settings().other_protocols == OtherProtocols::Pass {
-        // DEC-02: the embedder chose that protocols without ports pass unjudged.
-        let other = Match::NotIn(Key::Protocol, PORTED.into());
-        always.push(Rule::new(vec![other], Statement::Verdict(Verdict::Accept)));
-    }
-    let frame_chain = |hook, mut rules: Vec<Rule>, place: Place, last| {
-        for family in [Family::V4, Family::V6] {
-            let Some(Dispatch { map, guard }) = dispatched.get(&(place, family)) else { continue };
-            let key = Key::Address(family, place.subject());
-            rules.push(Rule::new(Vec::new(), Statement::Map(key, map.clone())));
-            rules.push(Rule::new(
-                vec![Match::In(key, guard.clone())],
-                Statement::Verdict(Verdict::Drop),
-            ));
-        }
-        rules.push(Rule::always(last));
-        Chain { hook, rules }
+/// Returns the chains that are always there.
+fn frame(
+    settings: Settings,
+    stamp: Option<Stamp>,
+    dispatched: &BTreeMap<(Place, Family), Dispatch>,
+    unknown: &[(End, Rule)],
+) -> Vec<(Name, Chain)> {
+    let verdict = |matches, verdict| Rule::new(matches, Statement::Verdict(verdict));
+    let accept = |condition| verdict(vec![condition], Verdict::Accept);
+    let to_pods = Rule::always(Verdict::Goto(TO_PODS.into()));
+    let passed = Rule::always(match stamp {
+        Some(_) => Verdict::Goto(PASSED.into()),
+        None => Verdict::Accept,
+    });
+    // Before anything that judges, so that nothing of an unknown pod passes unjudged.
+    let strict = |ends: &[End]| -> Vec<Rule> {
+        unknown.iter().filter(|(end, _)| ends.contains(end)).map(|(_, rule)| rule.clone()).collect()
     };
-    let to_pods = Verdict::Goto(TO_PODS.into());
-    let chains = [
-        ("forward", frame_chain(Some(Hook::Forward), always.clone(), Place::Egress, to_pods)),
-        ("input", frame_chain(Some(Hook::Input), always, Place::Node, Verdict::Accept)),
-        (TO_PODS, frame_chain(None, Vec::new(), Place::Ingress, Verdict::Accept)),
-    ];
-    table.chains.extend(chains.map(|(name, chain)| (name.into(), chain)));
+    let mut unjudged = Vec::new();
+    if settings.other_protocols == OtherProtocols::Pass {
+        // DEC-02: the embedder chose that protocols without ports pass unjudged.
+        unjudged.push(accept(Match::NotIn(Key::Protocol, PORTED.into())));
+    }
+    let mut judge = strict(&[End::Source, End::Destination]);
+    judge.extend(unjudged.iter().cloned());
+    if stamp.is_some() {
+        judge.push(verdict(vec![Match::Untracked], Verdict::Goto(UNTRACKED.into())));
+    }
+    judge.extend(dispatch_rules(Place::Egress, stamp, dispatched));
+    judge.push(to_pods);
+
+    let mut input = strict(&[End::Source]);
+    let node = dispatch_rules(Place::Node, stamp, dispatched);
+    if !node.is_empty() {
+        input.extend(unjudged);
+        input.extend(node);
+    }
+    let mut to_pods = dispatch_rules(Place::Ingress, stamp, dispatched);
+    to_pods.push(passed);
+
+    let mut chains = Vec::new();
+    let mut add = |name: &str, hook, rules| chains.push((name.into(), Chain { hook, rules }));
+    let related = [accept(Match::Related), accept(Match::NeighbourDiscovery)];
+    let replies = [accept(Match::EstablishedOrRelated), accept(Match::NeighbourDiscovery)];
+    match stamp {
+        Some(_) => {
+            add(JUDGE, None, related.iter().cloned().chain(judge).collect());
+            add(UNTRACKED, None, untracked(dispatched));
+            if !input.is_empty() {
+                // A reply that comes in is to what the node sent, which is never judged (NP-125, NP-128).
+                let replies = [accept(Match::Reply)].into_iter().chain(related);
+                input.splice(0..0, replies);
+            }
+        }
+        None => {
+            add(FORWARD, Some(Hook::Forward), replies.iter().cloned().chain(judge).collect());
+            if !input.is_empty() {
+                input.splice(0..0, replies);
+            }
+        }
+    }
+    input.push(Rule::always(Verdict::Accept));
+    add("input", Some(Hook::Input), input);
+    add(TO_PODS, None, to_pods);
+    chains.extend(stamp.into_iter().flat_map(frame_of_stamp));
+    chains
+}
+
+/// Returns the chains of the frame that hold the generation: who carries it passes, and who is let through gets it.
+fn frame_of_stamp(stamp: Stamp) -> [(Name, Chain); 2] {
+    let accept = Rule::new(vec![Match::Stamped(stamp)], Statement::Verdict(Verdict::Accept));
+    let forward = vec![accept, Rule::always(Verdict::Goto(JUDGE.into()))];
+    let passed = vec![Rule::new(Vec::new(), Statement::Stamp(stamp))];
+    [
+        (FORWARD.into(), Chain { hook: Some(Hook::Forward), rules: forward }),
+        (PASSED.into(), Chain { hook: None, rules: passed }),
+    ]
+}
+
+/// Returns the rules that lead addresses to their pipelines, and drop those for which there was none.
+fn dispatch_rules(
+    place: Place,
+    stamp: Option<Stamp>,
+    dispatched: &BTreeMap<(Place, Family), Dispatch>,
+) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let Some(Dispatch { map, guard }) = dispatched.get(&(place, family)) else { continue };
+        let key = Key::Address(place.view(stamp), family, place.subject());
+        rules.push(Rule::new(Vec::new(), Statement::Map(key, map.clone())));
+        let matches = vec![Match::In(key, guard.clone())];
+        rules.push(Rule::new(matches, Statement::Verdict(Verdict::Drop)));
+    }
+    rules
+}
+
+/// Returns the rules for packets of no connection that is known, which have no direction: those from and to pods with
+/// policies are dropped.
+fn untracked(dispatched: &BTreeMap<(Place, Family), Dispatch>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (place, family) in [Place::Egress, Place::Ingress]
+        .into_iter()
+        .flat_map(|place| [Family::V4, Family::V6].map(|family| (place, family)))
+    {
+        let Some(Dispatch { guard, .. }) = dispatched.get(&(place, family)) else { continue };
+        let key = Key::Address(View::Packet, family, place.subject());
+        let matches = vec![Match::In(key, guard.clone())];
+        rules.push(Rule::new(matches, Statement::Verdict(Verdict::Drop)));
+    }
+    rules.push(Rule::always(Verdict::Accept));
+    rules
+}
+
+/// Returns the rules of strict mode, with the end of a packet that each is about: an address of pods that nobody owns.
+///
+/// The owned addresses are a set named by its content, which the rules switch with everything else.
+fn unknown_pods(builder: &mut Builder<'_>) -> Vec<(End, Rule)> {
+    let ruleset = builder.ruleset;
+    let ranges = ruleset.pod_ranges();
+    let mut rules = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let networks = builder.networks(ranges, family);
+        if matches!(networks, Networks::Nothing) {
+            continue;
+        }
+        let pods = ruleset.endpoints().flat_map(|endpoint| &endpoint.addresses);
+        let known = pods.chain(ruleset.nodes().values().flatten()).copied();
+        let known = builder.known(known.filter(|address| ranges.contains(*address)), family);
+        for end in [End::Source, End::Destination] {
+            let key = Key::Address(View::Packet, family, end);
+            let range = match &networks {
+                Networks::Nothing | Networks::Everything => None,
+                Networks::Range(range) => Some(Match::Within(View::Packet, end, *range)),
+                Networks::Set(set) => Some(Match::In(key, set.clone())),
+            };
+            let matches = range.into_iter().chain([Match::NotIn(key, known.clone())]).collect();
+            rules.push((end, Rule::new(matches, Statement::Verdict(Verdict::Drop))));
+        }
+    }
+    rules
+}
+
+/// Returns whether an object of the frame has this name: it stays, whether or not anything refers to it.
+fn is_frame(name: &str) -> bool {
+    [FORWARD, "input", JUDGE, UNTRACKED, PASSED, TO_PODS, PORTED].contains(&name)
+        || [Family::V4, Family::V6].map(own_addresses).contains(&name)
 }
 
 /// Returns the name of the set of own address pairs.
@@ -208,10 +376,19 @@ fn topology(ruleset: &Ruleset) -> Topology {
             pods.entry(*address).or_insert_with(|| (number, node.clone()));
         }
     }
-    Topology { pods }
+    Topology { pods, nodes: ruleset.nodes().values().flatten().copied().collect() }
 }
 
 impl Place {
+    /// Returns where the place's chains read addresses: from the connection where packets of both directions are judged.
+    /// (What the node answers to its pods leaves through output, which is not hooked.)
+    const fn view(self, stamp: Option<Stamp>) -> View {
+        match (self, stamp) {
+            (Self::Egress | Self::Ingress, Some(_)) => View::Connection,
+            (Self::Egress | Self::Ingress, None) | (Self::Node, _) => View::Packet,
+        }
+    }
+
     /// Returns which end of a packet is the pod that is judged.
     const fn subject(self) -> End {
         match self {

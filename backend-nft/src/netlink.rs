@@ -4,16 +4,20 @@
 //! part of the kernel's stable interface.
 
 mod batch;
+mod conntrack;
 mod element;
 mod expression;
+mod listener;
 mod message;
 mod object;
 mod read;
 mod socket;
 
 pub(crate) use batch::{Batch, Failure};
+pub(crate) use conntrack::{Half, clear};
+pub(crate) use listener::Listener;
 pub(crate) use object::Operation;
-pub(crate) use read::{Observed, observe, set_names};
+pub(crate) use read::{Observed, observe, set_names, stamp};
 pub(crate) use socket::Socket;
 
 use alloc::string::String;

@@ -12,7 +12,7 @@ pub(crate) use text::TABLE;
 
 pub use set::{Elements, Targets};
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,6 +43,8 @@ impl Script {
 pub(crate) struct Topology {
     /// Every endpoint's addresses, with the endpoint's number and the addresses of its node.
     pub(crate) pods: BTreeMap<IpAddr, (usize, Arc<[IpAddr]>)>,
+    /// The addresses of every node of the scope.
+    pub(crate) nodes: BTreeSet<IpAddr>,
 }
 
 /// The table, of family `inet`.
@@ -96,6 +98,14 @@ pub struct Rule {
 pub enum Match {
     /// `ct state established,related`.
     EstablishedOrRelated,
+    /// `ct state related`: ICMP errors about a connection, and what a helper expects.
+    Related,
+    /// `ct direction reply`: against the direction in which the connection was opened.
+    Reply,
+    /// `ct state invalid,untracked`: no connection that is known.
+    Untracked,
+    /// The connection was judged by this generation of the rules.
+    Stamped(Stamp),
     /// `icmpv6 type 133-137`: solicitations, advertisements, redirects (NP-115).
     NeighbourDiscovery,
     /// The key is in the set.
@@ -103,11 +113,32 @@ pub enum Match {
     /// The key is not in the set.
     NotIn(Key, Name),
     /// The address lies in the range.
-    Within(End, AddressRange),
+    Within(View, End, AddressRange),
     /// `meta l4proto`.
     Protocol(Protocol),
     /// The destination port of the protocol lies in the range, both ends included.
-    Port(Protocol, u16, u16),
+    Port(View, Protocol, u16, u16),
+}
+
+/// Where an address or port is read. For the packet that opens a connection both say the same.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::exhaustive_enums, reason = "an encoder must know every view")]
+pub enum View {
+    /// From the packet's headers.
+    Packet,
+    /// From the connection that the packet belongs to, in the direction in which it was opened, whichever way the packet
+    /// goes: `ct original saddr`, `ct reply saddr`. After destination NAT, before source NAT.
+    Connection,
+}
+
+/// A generation of the rules, as it stands in the mark of the connections that they let through.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "bits, and their value")]
+pub struct Stamp {
+    /// The bits of the mark that are ours.
+    pub mask: u32,
+    /// Their value. Zero, which every new connection has, is no generation.
+    pub value: u32,
 }
 
 /// What of a packet is looked up.
@@ -115,11 +146,11 @@ pub enum Match {
 #[expect(clippy::exhaustive_enums, reason = "an encoder must know every key")]
 pub enum Key {
     /// `ip saddr` and its like.
-    Address(Family, End),
+    Address(View, Family, End),
     /// `ip saddr . ip daddr`.
-    Addresses(Family),
+    Addresses(View, Family),
     /// `tcp dport` and its like.
-    Port(Protocol),
+    Port(View, Protocol),
     /// `meta l4proto`.
     Protocol,
     /// `meta l4proto . th dport`.
@@ -154,6 +185,8 @@ pub enum Statement {
     Verdict(Verdict),
     /// The verdict that a map holds for the key; none, if it holds none.
     Map(Key, Name),
+    /// Marks the connection as judged by a generation, and accepts.
+    Stamp(Stamp),
 }
 
 /// A verdict in nftables' sense.
@@ -170,7 +203,39 @@ pub enum Verdict {
     Jump(Name),
 }
 
+impl Verdict {
+    /// Returns the chain that it leads to.
+    pub(crate) const fn chain(&self) -> Option<&Name> {
+        match self {
+            Self::Goto(chain) | Self::Jump(chain) => Some(chain),
+            Self::Accept | Self::Drop => None,
+        }
+    }
+}
+
 impl Rule {
+    /// Returns the sets, maps and chains that the rule names.
+    pub(crate) fn references(&self) -> impl Iterator<Item = &Name> {
+        let looked_up = self.matches.iter().filter_map(|condition| match condition {
+            Match::In(_, set) | Match::NotIn(_, set) => Some(set),
+            Match::EstablishedOrRelated
+            | Match::Related
+            | Match::Reply
+            | Match::Untracked
+            | Match::Stamped(_)
+            | Match::NeighbourDiscovery
+            | Match::Within(..)
+            | Match::Protocol(_)
+            | Match::Port(..) => None,
+        });
+        let led_to = match &self.statement {
+            Statement::Verdict(verdict) => verdict.chain(),
+            Statement::Map(_, map) => Some(map),
+            Statement::Stamp(_) => None,
+        };
+        looked_up.chain(led_to)
+    }
+
     /// A rule without a comment.
     pub(crate) const fn new(matches: Vec<Match>, statement: Statement) -> Self {
         Self { matches, statement, comment: None }

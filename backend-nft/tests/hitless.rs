@@ -25,8 +25,8 @@ use std::time::Instant;
 
 use netpol_core::backend::Dataplane as _;
 use netpol_core::ir::{
-    Action, Direction, Flow, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
-    RuleBlock, Ruleset, Scope, Settings, Transport, Verdict,
+    Action, Direction, Flow, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
+    RuleBlock, Ruleset, Scope, Transport, Verdict,
 };
 use netpol_core::model::{ObjectRef, Protocol};
 use netpol_core::net::{PortSet, PrefixSet};
@@ -127,8 +127,8 @@ fn one_member_more_and_less() -> Vec<Ruleset> {
                 ..Pipeline::open(Direction::Ingress)
             };
             let pods = vec![rulesets::pod(1, &ingress, &Pipeline::open(Direction::Egress))];
-            let scope = Scope::Node("n1".into());
-            rulesets::assemble(scope, Settings::default(), pods, vec![set])
+            let parts = Parts { scope: Scope::Node("n1".into()), ..Parts::default() };
+            rulesets::assemble(parts, pods, vec![set])
         })
         .into()
 }

@@ -27,13 +27,15 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use listing::Listing;
-use netpol_core::backend::{Backend as _, Dataplane as _};
+use netpol_conformance::events::{Happening, Script};
+use netpol_core::backend::{Backend as _, Dataplane as _, Updated};
+use netpol_core::engine::{Delta, Engine, Event, MemberChange, Switch};
 use netpol_core::ir::{
-    Action, Direction, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule, RuleBlock,
-    Ruleset, Scope, Settings,
+    Action, Direction, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
+    RuleBlock, Ruleset, Scope,
 };
 use netpol_core::model::ObjectRef;
-use netpol_core::net::PrefixSet;
+use netpol_core::net::{AddressSet, PrefixSet};
 use netpol_nft::{Nft, NftDataplane};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
@@ -137,7 +139,12 @@ fn our_expressions_are_those_that_nft_compiles_from_the_text() {
             let theirs = nft(&["--debug=netlink", "-f", "-"], &script.to_string());
             nft(&["delete", "table", "inet", "netpol"], "");
             let ours = script.expressions();
-            assert_eq!(compiled(&ours), compiled(&theirs), "{script}");
+            for (number, (ours, theirs)) in
+                compiled(&ours).into_iter().zip(compiled(&theirs)).enumerate()
+            {
+                assert_eq!(ours, theirs, "line {number} of\n{script}");
+            }
+            assert_eq!(compiled(&ours).len(), compiled(&theirs).len(), "{script}");
             seen += compiled(&ours).len();
         }
         assert!(seen > 10_000, "only {seen} lines were compared");
@@ -323,8 +330,8 @@ fn open_to(set: &PeerSet) -> Ruleset {
         ..Pipeline::open(Direction::Ingress)
     };
     let pod = rulesets::pod(0, &ingress, &Pipeline::open(Direction::Egress));
-    let scope = Scope::Node("n1".into());
-    rulesets::assemble(scope, Settings::default(), vec![pod], vec![set.clone()])
+    let parts = Parts { scope: Scope::Node("n1".into()), ..Parts::default() };
+    rulesets::assemble(parts, vec![pod], vec![set.clone()])
 }
 
 #[test]
@@ -341,6 +348,121 @@ fn a_hundred_thousand_members_fit_one_transaction() {
         dataplane.sync(&ruleset).unwrap();
         assert_in_kernel(&ruleset);
         assert_eq!(dataplane.generation().unwrap(), generation + 1, "one edit of one set");
+    });
+}
+
+#[test]
+fn what_others_change_is_heard_of_and_found() {
+    in_namespace(|| {
+        let ruleset = samples(1).remove(0);
+        let mut dataplane = NftDataplane::new();
+        let drift = |dataplane: &mut NftDataplane| {
+            let found = dataplane.verify(&ruleset).unwrap();
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(drift(&mut dataplane), ["table inet netpol is missing"]);
+        dataplane.sync(&ruleset).unwrap();
+        assert_eq!(drift(&mut dataplane), [""; 0]);
+        let _ = dataplane.may_have_drifted().unwrap();
+        dataplane.sync(&ruleset).unwrap();
+        assert!(!dataplane.may_have_drifted().unwrap());
+        for (damage, found) in [
+            ("flush chain inet netpol judge", "chain judge was changed"),
+            ("insert rule inet netpol to-pods accept", "chain to-pods was changed"),
+            ("add chain inet netpol foreign", "chain foreign should not be there"),
+            ("add set inet netpol foreign { type ipv4_addr; }", "set foreign should not be there"),
+            ("flush set inet netpol protocols-with-ports", "set protocols-with-ports was changed"),
+            (
+                "add element inet netpol own-addresses-4 { 9.9.9.9 . 9.9.9.9 }",
+                "set own-addresses-4 was changed",
+            ),
+            ("flush ruleset", "table inet netpol is missing"),
+        ] {
+            nft(&["-f", "-"], damage);
+            assert!(dataplane.may_have_drifted().unwrap(), "{damage}");
+            assert!(dataplane.may_have_drifted().unwrap(), "{damage}, asked again");
+            assert_eq!(drift(&mut dataplane), [found]);
+            dataplane.sync(&ruleset).unwrap();
+            assert!(!dataplane.may_have_drifted().unwrap(), "our own repair of {damage}");
+            nft(
+                &["-f", "-"],
+                "add table inet other { chain c { accept\n }\n }\ndelete table inet other\n",
+            );
+            assert!(!dataplane.may_have_drifted().unwrap(), "what others do elsewhere");
+        }
+    });
+}
+
+#[test]
+fn an_update_is_an_update_while_others_change_tables_of_their_own() {
+    in_namespace(|| {
+        let (mut set, mut dataplane) = (members(0..3), NftDataplane::new());
+        dataplane.sync(&open_to(&set)).unwrap();
+        let _ = dataplane.may_have_drifted().unwrap();
+        for number in 3..20 {
+            nft(&["-f", "-"], "add table inet other\ndelete table inet other\n");
+            set.addresses = members(0..number + 1).addresses;
+            let joins = members(number..number + 1).addresses;
+            let change = MemberChange { set: set.id(), joins, leaves: AddressSet::default() };
+            let switch = Switch { members: vec![change], ..Switch::default() };
+            let delta = Delta { switch, ..Delta::default() };
+            assert_eq!(dataplane.update(&open_to(&set), &delta).unwrap(), Updated::ByDelta);
+        }
+        assert_in_kernel(&open_to(&set));
+    });
+}
+
+/// Follows random events by `update`; after each, a successor finds nothing to write.
+#[test]
+fn updates_lead_where_a_sync_would() {
+    in_namespace(|| {
+        let (mut by_delta, mut by_sync) = (0, 0);
+        for seed in 0..24 {
+            let script = match seed % 4 {
+                0 => Script::relabels(seed, 12),
+                _ => Script::new(seed, 40),
+            };
+            let mut engine = Engine::new(script.options.clone());
+            let mut dataplane = NftDataplane::new();
+            for happening in script.happenings {
+                let events = match happening {
+                    Happening::Event(event) => vec![event],
+                    Happening::Batch(events) => events,
+                    Happening::Restart(_) => vec![Event::InSync],
+                };
+                let delta = engine.apply_batch(events);
+                let ruleset = engine.snapshot();
+                match dataplane.update(ruleset, &delta).unwrap() {
+                    Updated::ByDelta => by_delta += 1,
+                    Updated::BySync => by_sync += 1,
+                }
+                let generation = dataplane.generation().unwrap();
+                NftDataplane::new().sync(ruleset).unwrap();
+                assert_eq!(dataplane.generation().unwrap(), generation, "seed {seed}: {delta:#?}");
+            }
+            assert_in_kernel(engine.snapshot());
+            dataplane.remove().unwrap();
+        }
+        eprintln!("{by_delta} by delta, {by_sync} by sync");
+        assert!(by_delta > 200, "only {by_delta}, and {by_sync} by sync");
+    });
+}
+
+#[test]
+fn an_update_after_a_foreign_change_looks_again() {
+    in_namespace(|| {
+        let mut set = members(0..3);
+        let (mut dataplane, before) = (NftDataplane::new(), open_to(&set));
+        dataplane.sync(&before).unwrap();
+        nft(&["-f", "-"], "flush chain inet netpol judge");
+        set.addresses = members(0..4).addresses;
+        let after = open_to(&set);
+        let joins = members(3..4).addresses;
+        let change = MemberChange { set: set.id(), joins, leaves: AddressSet::default() };
+        let switch = Switch { members: vec![change], ..Switch::default() };
+        let delta = Delta { switch, ..Delta::default() };
+        assert_eq!(dataplane.update(&after, &delta).unwrap(), Updated::BySync);
+        assert_in_kernel(&after);
     });
 }
 

@@ -110,6 +110,11 @@ impl<'a> Plan<'a> {
         plan
     }
 
+    /// Returns whether packets see anything of it.
+    pub(super) const fn is_seen(&self) -> bool {
+        !self.switch.is_empty()
+    }
+
     /// Plans a table in one transaction, in place of whatever has its name.
     pub(super) fn whole(wanted: &'a Table) -> Vec<Operation<'a>> {
         static EMPTY: Table =
@@ -178,7 +183,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Orders deletions: references before what they refer to.
-fn deletion<'a>(operations: &[Operation<'a>]) -> Vec<Operation<'a>> {
+pub(super) fn deletion<'a>(operations: &[Operation<'a>]) -> Vec<Operation<'a>> {
     let mut ordered = operations.to_vec();
     ordered.sort_by_key(|operation| match operation {
         Operation::Flush(_) => 0,

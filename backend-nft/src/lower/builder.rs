@@ -1,30 +1,29 @@
 //! The table under construction: everything in it is made once and named by its content.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
+use core::net::IpAddr;
 
-use netpol_core::ir::{Family, PeerSelector, PeerSet, PeerSetId, PipelineId, Ruleset};
+use netpol_core::ir::{Family, PeerSelector, PeerSet, PeerSetId, Ruleset};
 use netpol_core::net::{Intervals, PrefixSet};
 use sha2::{Digest as _, Sha256};
 
 use super::pipeline::Place;
-use super::version::{Versions, named};
-use crate::script::{AddressRange, Chain, Elements, Name, Rule, Table, Targets, Verdict};
+use super::state::Lowering;
+use super::version::named;
+use crate::script::{AddressRange, Chain, Elements, Name, Rule, Targets, Verdict, View};
 
 /// Up to this many sets of addresses are looked up one by one.
 const SEPARATE: usize = 4;
 /// A set of more addresses than this is never copied into a union.
-const LARGE: usize = 4096;
+pub(super) const LARGE: usize = 4096;
 
-/// The lowering's memory.
+/// Adds to what was lowered what a ruleset asks for.
 pub(super) struct Builder<'a> {
     pub(super) ruleset: &'a Ruleset,
-    versions: &'a Versions,
-    table: Table,
-    /// What each pipeline became; `None` allows everything.
-    pub(super) entries: BTreeMap<(PipelineId, Family, Place), Option<Verdict>>,
+    pub(super) state: &'a mut Lowering,
 }
 
 /// The peers of a step in one family, as look-ups of which one must hit.
@@ -48,12 +47,8 @@ pub(super) enum Networks {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(ruleset: &'a Ruleset, versions: &'a Versions) -> Self {
-        Self { ruleset, versions, table: Table::default(), entries: BTreeMap::new() }
-    }
-
-    pub(super) fn into_table(self) -> Table {
-        self.table
+    pub(super) const fn view(&self, place: Place) -> View {
+        place.view(self.state.stamp)
     }
 
     /// Adds a chain named by its rules.
@@ -63,7 +58,7 @@ impl<'a> Builder<'a> {
             let _ = writeln!(text, "{rule}"); // Writing to a String cannot fail.
         }
         let name = named(&alloc::format!("{prefix}-{}", digit(family)), &text);
-        self.table.chains.entry(name.clone()).or_insert(Chain { hook: None, rules });
+        self.state.put_chain(&name, Chain { hook: None, rules });
         name
     }
 
@@ -81,14 +76,24 @@ impl<'a> Builder<'a> {
     pub(super) fn port_map(&mut self, entries: Vec<((u16, u16), Verdict)>) -> Name {
         let targets = Targets::Ports(entries);
         let name = named("by-port", &alloc::format!("{targets}"));
-        self.table.maps.entry(name.clone()).or_insert(targets);
+        self.state.put_map(&name, targets);
         name
+    }
+
+    /// Adds the set of the addresses of pods that are known, in one family.
+    pub(super) fn known(
+        &mut self,
+        addresses: impl Iterator<Item = IpAddr>,
+        family: Family,
+    ) -> Name {
+        let elements = Elements::of_family(family, addresses);
+        self.set(&alloc::format!("known-{}", digit(family)), elements)
     }
 
     fn set(&mut self, prefix: &str, elements: Elements) -> Name {
         let name: Name =
             alloc::format!("{prefix}-{}", digest(&alloc::format!("{elements}"))).into();
-        self.table.sets.entry(name.clone()).or_insert(elements);
+        self.state.put_set(&name, || elements);
         name
     }
 
@@ -100,6 +105,10 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|(_, set)| &set.networks)
             .fold(PrefixSet::default(), |all, networks| all.union(networks));
+        let networks = self.networks(&networks, family);
+        if matches!(networks, Networks::Everything) {
+            return Lookups { sets: Vec::new(), networks }; // Nothing else is asked.
+        }
         let exact: Vec<_> = sets.into_iter().filter(|(_, set)| may_hold_addresses(set)).collect();
         let (separate, merged) = if exact.len() <= SEPARATE {
             (exact, Vec::new())
@@ -108,38 +117,38 @@ impl<'a> Builder<'a> {
         };
         let mut names: Vec<Name> = separate
             .into_iter()
-            .map(|(id, set)| self.addresses(&alloc::format!("{id}"), family, &[set]))
+            .map(|(id, set)| self.addresses(&alloc::format!("{id}"), family, &[(id, set)]))
             .collect();
         if let [(id, set)] = merged.as_slice() {
-            names.push(self.addresses(&alloc::format!("{id}"), family, &[*set]));
+            names.push(self.addresses(&alloc::format!("{id}"), family, &[(*id, *set)]));
         } else if !merged.is_empty() {
             // A union is named by its parts and not by its members, so that members can come and go.
             let parts: String = merged.iter().map(|(id, _)| alloc::format!("{id} ")).collect();
-            let sets: Vec<_> = merged.iter().map(|(_, set)| *set).collect();
-            names.push(self.addresses(&alloc::format!("u{}", digest(&parts)), family, &sets));
+            names.push(self.addresses(&alloc::format!("u{}", digest(&parts)), family, &merged));
         }
-        Lookups { sets: names, networks: self.networks(&networks, family) }
+        Lookups { sets: names, networks }
     }
 
     /// Adds the set of the addresses of one family.
-    fn addresses(&mut self, name: &str, family: Family, sets: &[&PeerSet]) -> Name {
+    fn addresses(&mut self, name: &str, family: Family, sets: &[(PeerSetId, &PeerSet)]) -> Name {
         let name: Name = alloc::format!("{name}-{}", digit(family)).into();
-        let name = self.versions.get(&name).cloned().unwrap_or(name);
-        self.table.sets.entry(name.clone()).or_insert_with(|| match family {
+        let name = self.state.versions.get(&name).cloned().unwrap_or(name);
+        self.state.put_set(&name, || match family {
             Family::V4 => {
-                let members = sets.iter().flat_map(|set| set.addresses.v4().iter().copied());
-                Elements::V4(ascending(members.collect()))
+                let members = sets.iter().flat_map(|(_, set)| set.addresses.v4().iter().copied());
+                Elements::V4(members.collect())
             }
             Family::V6 => {
-                let members = sets.iter().flat_map(|set| set.addresses.v6().iter().copied());
-                Elements::V6(ascending(members.collect()))
+                let members = sets.iter().flat_map(|(_, set)| set.addresses.v6().iter().copied());
+                Elements::V6(members.collect())
             }
         });
+        self.state.remember_parts(&name, sets.iter().map(|(id, _)| *id));
         name
     }
 
     /// Adds the set of the networks of one family, where a comparison does not do.
-    fn networks(&mut self, networks: &PrefixSet, family: Family) -> Networks {
+    pub(super) fn networks(&mut self, networks: &PrefixSet, family: Family) -> Networks {
         let elements = match family {
             Family::V4 => {
                 let ranges = networks.v4();
@@ -178,12 +187,6 @@ fn may_hold_addresses(set: &PeerSet) -> bool {
             true
         }
     }
-}
-
-fn ascending<T: Ord>(mut members: Vec<T>) -> Vec<T> {
-    members.sort_unstable();
-    members.dedup();
-    members
 }
 
 pub(super) const fn digit(family: Family) -> char {

@@ -12,8 +12,8 @@ use netpol_core::net::PortSet;
 
 use super::builder::{Builder, Networks};
 use super::step::{self, Step, Who};
-use super::{TO_PODS, own_addresses};
-use crate::script::{Key, Match, Name, Rule, Statement, Verdict};
+use super::{PASSED, TO_PODS, own_addresses};
+use crate::script::{Key, Match, Name, Rule, Statement, Verdict, View};
 
 /// Where a pipeline is entered. One egress pipeline is two programs: towards pods and the world, and towards the node.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -43,20 +43,21 @@ impl Place {
             Self::Node => "node",
         }
     }
-
-    /// Returns what an accept of this side means.
-    fn allowed(self) -> Verdict {
-        match self {
-            Self::Egress => Verdict::Goto(TO_PODS.into()),
-            Self::Ingress | Self::Node => Verdict::Accept,
-        }
-    }
 }
 
 /// A step's ports as conditions of which one must hold; each is a list of matches that must all hold.
 type Alternatives = Vec<Vec<Match>>;
 
 impl Builder<'_> {
+    /// Returns what an accept of a side means.
+    pub(super) fn allowed(&self, place: Place) -> Verdict {
+        match place {
+            Place::Egress => Verdict::Goto(TO_PODS.into()),
+            Place::Ingress if self.state.stamp.is_some() => Verdict::Goto(PASSED.into()),
+            Place::Ingress | Place::Node => Verdict::Accept,
+        }
+    }
+
     /// Returns what happens to an endpoint's packets at a place; `None` where nothing is judged there.
     pub(super) fn entry(
         &mut self,
@@ -65,8 +66,12 @@ impl Builder<'_> {
         place: Place,
     ) -> Option<Verdict> {
         let id = endpoint.pipeline(place.direction());
-        if let Some(known) = self.entries.get(&(id, family, place)) {
-            return known.clone();
+        if let Some(known) = self.state.entries.get(&(id, family, place)) {
+            let chain = known.as_ref().and_then(Verdict::chain);
+            // Nobody's chain may have gone meanwhile.
+            if chain.is_none_or(|chain| self.state.table.chains.contains_key(chain)) {
+                return known.clone();
+            }
         }
         let ruleset = self.ruleset;
         let verdict = match ruleset.pipeline(id) {
@@ -74,7 +79,7 @@ impl Builder<'_> {
             // INVARIANT (closed references) forbids this; should it break, fail closed.
             None => Some(Verdict::Drop),
         };
-        self.entries.insert((id, family, place), verdict.clone());
+        self.state.entries.insert((id, family, place), verdict.clone());
         verdict
     }
 
@@ -84,13 +89,17 @@ impl Builder<'_> {
         let node_passes =
             place == Place::Node && self.ruleset.settings().own_node_egress == OwnNodeEgress::Allow;
         let after_admin = match &pipeline.network_policy {
-            Some(_) if node_passes => vec![Rule::always(place.allowed())],
+            Some(_) if node_passes => vec![Rule::always(self.allowed(place))],
             Some(blocks) => {
-                let mut rules = self.tier(&step::union(blocks), family, place, &place.allowed());
+                let mut rules =
+                    self.tier(&step::union(blocks), family, place, &self.allowed(place));
                 if place != Place::Node {
                     // DEC-03: a pod's NetworkPolicies always let it reach itself through a Service.
-                    let itself = Match::In(Key::Addresses(family), own_addresses(family).into());
-                    rules.push(Rule::new(vec![itself], Statement::Verdict(place.allowed())));
+                    let itself = Match::In(
+                        Key::Addresses(self.view(place), family),
+                        own_addresses(family).into(),
+                    );
+                    rules.push(Rule::new(vec![itself], Statement::Verdict(self.allowed(place))));
                 }
                 rules.push(Rule::always(Verdict::Drop)); // NP-005: isolated, and no rule matched.
                 rules
@@ -98,12 +107,12 @@ impl Builder<'_> {
             None => {
                 let steps = step::ordered(&pipeline.baseline);
                 // CNP-021: leaving the Baseline tier leaves nothing to judge.
-                let mut rules = self.tier(&steps, family, place, &place.allowed());
-                rules.push(Rule::always(place.allowed()));
+                let mut rules = self.tier(&steps, family, place, &self.allowed(place));
+                rules.push(Rule::always(self.allowed(place)));
                 rules
             }
         };
-        let open = |rules: &[Rule]| rules == [Rule::always(place.allowed())];
+        let open = |rules: &[Rule]| rules == [Rule::always(self.allowed(place))];
         if admin.is_empty() && open(&after_admin) {
             return None;
         }
@@ -136,7 +145,10 @@ impl Builder<'_> {
                 entries.push(((piece.low, piece.high), Verdict::Jump(chain)));
             }
             let map = self.port_map(entries);
-            rules.push(Rule::new(Vec::new(), Statement::Map(Key::Port(protocol), map)));
+            rules.push(Rule::new(
+                Vec::new(),
+                Statement::Map(Key::Port(self.view(place), protocol), map),
+            ));
         }
         rules.extend(pieces.rest.iter().flat_map(|step| self.step(step, family, place, pass)));
         rules
@@ -145,7 +157,7 @@ impl Builder<'_> {
     /// Lowers a step: a rule for each way to match.
     fn step(&mut self, step: &Step, family: Family, place: Place, pass: &Verdict) -> Vec<Rule> {
         let verdict = match step.action {
-            Action::Accept => place.allowed(),
+            Action::Accept => self.allowed(place),
             Action::Deny => Verdict::Drop,
             Action::Pass => pass.clone(),
         };
@@ -158,7 +170,7 @@ impl Builder<'_> {
         }
         let ports = match &step.ports {
             Ports::Any => vec![Vec::new()],
-            Ports::Set(ports) => self.port_matches(ports),
+            Ports::Set(ports) => self.port_matches(ports, self.view(place)),
         };
         let mut rules = Vec::with_capacity(ports.len() * peers.len());
         for ports in &ports {
@@ -176,26 +188,31 @@ impl Builder<'_> {
 
     fn members(&mut self, ids: &BTreeSet<PeerSetId>, family: Family, place: Place) -> Alternatives {
         let lookups = self.lookups(ids, family);
-        let key = Key::Address(family, place.peer());
+        let view = self.view(place);
+        let key = Key::Address(view, family, place.peer());
         let mut alternatives: Alternatives =
             lookups.sets.into_iter().map(|set| vec![Match::In(key, set)]).collect();
         match lookups.networks {
             Networks::Nothing => {}
             // The chain is entered by packets of its family only, and they are all meant.
             Networks::Everything => return vec![Vec::new()],
-            Networks::Range(range) => alternatives.push(vec![Match::Within(place.peer(), range)]),
+            Networks::Range(range) => {
+                alternatives.push(vec![Match::Within(view, place.peer(), range)]);
+            }
             Networks::Set(set) => alternatives.push(vec![Match::In(key, set)]),
         }
         alternatives
     }
 
-    fn port_matches(&mut self, ports: &PortSet) -> Alternatives {
+    fn port_matches(&mut self, ports: &PortSet, view: View) -> Alternatives {
         let singles: Option<Vec<(u8, u16)>> = ports
             .ranges()
             .map(|(protocol, low, high)| (low == high).then_some((protocol.number(), low)))
             .collect();
         if let Some(mut singles) = singles
             && singles.len() > 1
+            // nftables' language has no such pair of a connection's.
+            && view == View::Packet
         {
             singles.sort_unstable();
             return vec![vec![Match::In(Key::ProtocolPort, self.protocol_ports(singles))]];
@@ -207,9 +224,9 @@ impl Builder<'_> {
             alternatives.extend(match (list.next(), list.next()) {
                 (None, _) => None,
                 (Some(_), None) if ranges.is_all() => Some(vec![Match::Protocol(protocol)]),
-                (Some((low, high)), None) => Some(vec![Match::Port(protocol, low, high)]),
+                (Some((low, high)), None) => Some(vec![Match::Port(view, protocol, low, high)]),
                 (Some(_), Some(_)) => {
-                    Some(vec![Match::In(Key::Port(protocol), self.ports(ranges))])
+                    Some(vec![Match::In(Key::Port(view, protocol), self.ports(ranges))])
                 }
             });
         }

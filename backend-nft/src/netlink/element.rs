@@ -227,12 +227,12 @@ pub(super) fn to_set(like: &Elements, mut elements: Vec<Element>) -> Option<Elem
     }
     sort(&mut elements);
     Some(match like {
-        Elements::V4(_) => {
-            Elements::V4(exact(&elements, |key| key.word::<4>(0).map(Ipv4Addr::from))?)
-        }
-        Elements::V6(_) => {
-            Elements::V6(exact(&elements, |key| key.word::<16>(0).map(Ipv6Addr::from))?)
-        }
+        Elements::V4(_) => Elements::V4(
+            exact(&elements, |key| key.word::<4>(0).map(Ipv4Addr::from))?.into_iter().collect(),
+        ),
+        Elements::V6(_) => Elements::V6(
+            exact(&elements, |key| key.word::<16>(0).map(Ipv6Addr::from))?.into_iter().collect(),
+        ),
         Elements::V4Pairs(_) => Elements::V4Pairs(exact(&elements, |key| {
             Some((key.word::<4>(0)?.into(), key.word::<4>(4)?.into()))
         })?),
@@ -325,8 +325,8 @@ mod tests {
         let v4 = |text: &str| text.parse().unwrap();
         let v6 = |text: &str| text.parse().unwrap();
         for set in [
-            Elements::V4(vec![v4("0.0.0.0"), v4("10.0.0.1"), v4("255.255.255.255")]),
-            Elements::V6(vec![v6("::"), v6("fd00::1"), v6("ffff::ffff")]),
+            Elements::V4([v4("0.0.0.0"), v4("10.0.0.1"), v4("255.255.255.255")].into()),
+            Elements::V6([v6("::"), v6("fd00::1"), v6("ffff::ffff")].into()),
             Elements::V4Pairs(vec![(v4("10.0.0.1"), v4("10.0.0.2"))]),
             Elements::V6Pairs(vec![(v6("::1"), v6("::2"))]),
             Elements::V4Ranges(Intervals::from_ranges([(0, 5), (9, 9), (100, u32::MAX)])),

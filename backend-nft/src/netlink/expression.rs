@@ -10,21 +10,23 @@ use netpol_core::ir::Family;
 use netpol_core::model::Protocol;
 
 use super::message::{Attributes, ITEM, Writer};
-use crate::script::{AddressRange, End, Key, Match, Name, Rule, Statement, Verdict};
+use crate::script::{AddressRange, End, Key, Match, Name, Rule, Stamp, Statement, Verdict, View};
 
 /// One expression.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Expression {
     /// `meta load … => reg …`, by `NFT_META_…`.
     Meta { key: u32, to: u32 },
-    /// `ct load state => reg …`.
-    ConnectionState { to: u32 },
+    /// `ct load … => reg …`, by `NFT_CT_…`, of one direction where the key has two.
+    Connection { key: u32, direction: Option<u8>, to: u32 },
+    /// `ct set mark with reg …`.
+    SetMark { from: u32 },
     /// `payload load …b @ … header + … => reg …`, by `NFT_PAYLOAD_…`.
     Payload { base: u32, offset: u32, length: u32, to: u32 },
     /// `cmp … reg … …`, by `NFT_CMP_…`.
     Compare { from: u32, operator: u32, value: Vec<u8> },
-    /// `bitwise reg … = ( reg … & … ) ^ 0`.
-    Mask { register: u32, mask: Vec<u8> },
+    /// `bitwise reg … = ( reg … & … ) ^ …`.
+    Mask { register: u32, mask: Vec<u8>, flip: Vec<u8> },
     /// `lookup reg … set …`; with a map, its verdict.
     Lookup { from: u32, set: Name, inverted: bool, verdict: bool },
     /// `immediate reg 0 …`.
@@ -51,8 +53,20 @@ const SECOND: u32 = 2;
 /// `NFT_REG32_01`: the second field of a concatenation behind 4 bytes.
 const SECOND_WORD: u32 = 9;
 const ICMPV6: u8 = 58;
-/// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED) | NF_CT_STATE_BIT(IP_CT_RELATED)`.
+/// `NFT_CT_STATE`, `NFT_CT_DIRECTION`, `NFT_CT_MARK`, `NFT_CT_PROTO_SRC`, `NFT_CT_SRC_IP`, `NFT_CT_SRC_IP6`.
+const STATE: u32 = 0;
+const DIRECTION: u32 = 1;
+const MARK: u32 = 3;
+const PROTO_SRC: u32 = 11;
+const SRC_IP: u32 = 19;
+const SRC_IP6: u32 = 21;
+/// `IP_CT_DIR_ORIGINAL` and `IP_CT_DIR_REPLY`.
+const ORIGINAL: u8 = 0;
+const REPLY: u8 = 1;
+/// `NF_CT_STATE_BIT(…)` of `IP_CT_ESTABLISHED` and `IP_CT_RELATED`, `NF_CT_STATE_INVALID_BIT`, `NF_CT_STATE_UNTRACKED_BIT`.
 const ESTABLISHED_OR_RELATED: u32 = 0x6;
+const RELATED: u32 = 0x4;
+const INVALID_OR_UNTRACKED: u32 = 0x41;
 
 /// Returns a rule's expressions, as `nft` would compile its text.
 pub(crate) fn expressions(rule: &Rule) -> Vec<Expression> {
@@ -62,6 +76,12 @@ pub(crate) fn expressions(rule: &Rule) -> Vec<Expression> {
     }
     match &rule.statement {
         Statement::Verdict(verdict) => list.push(Expression::Verdict(verdict.clone())),
+        Statement::Stamp(Stamp { mask, value }) => list.extend([
+            connection(MARK, None, FIRST),
+            masked(!mask, *value),
+            Expression::SetMark { from: FIRST },
+            Expression::Verdict(Verdict::Accept),
+        ]),
         Statement::Map(key, map) => {
             load(*key, &mut list);
             list.push(Expression::Lookup {
@@ -77,13 +97,14 @@ pub(crate) fn expressions(rule: &Rule) -> Vec<Expression> {
 
 fn condition_expressions(condition: &Match, list: &mut Vec<Expression>) {
     match condition {
-        Match::EstablishedOrRelated => list.extend([
-            Expression::ConnectionState { to: FIRST },
-            Expression::Mask {
-                register: FIRST,
-                mask: ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec(),
-            },
-            compare(NOT_EQUAL, &[0; 4]),
+        Match::EstablishedOrRelated => state(ESTABLISHED_OR_RELATED, list),
+        Match::Related => state(RELATED, list),
+        Match::Untracked => state(INVALID_OR_UNTRACKED, list),
+        Match::Reply => list.extend([connection(DIRECTION, None, FIRST), compare(EQUAL, &[REPLY])]),
+        Match::Stamped(Stamp { mask, value }) => list.extend([
+            connection(MARK, None, FIRST),
+            masked(*mask, 0),
+            compare(EQUAL, &value.to_ne_bytes()),
         ]),
         Match::NeighbourDiscovery => {
             of_family(Family::V6, list);
@@ -105,10 +126,10 @@ fn condition_expressions(condition: &Match, list: &mut Vec<Expression>) {
                 verdict: false,
             });
         }
-        Match::Within(end, range) => within(*end, *range, list),
+        Match::Within(view, end, range) => within(*view, *end, *range, list),
         Match::Protocol(protocol) => of_protocol(*protocol, list),
-        Match::Port(protocol, low, high) => {
-            load(Key::Port(*protocol), list);
+        Match::Port(view, protocol, low, high) => {
+            load(Key::Port(*view, *protocol), list);
             between(&low.to_be_bytes(), &high.to_be_bytes(), list);
         }
     }
@@ -117,22 +138,25 @@ fn condition_expressions(condition: &Match, list: &mut Vec<Expression>) {
 /// Loads a key from the first register on.
 fn load(key: Key, list: &mut Vec<Expression>) {
     match key {
-        Key::Address(family, end) => {
-            of_family(family, list);
-            list.push(address(family, end, FIRST));
+        Key::Address(view, family, end) => {
+            of_view(view, family, list);
+            list.push(address(view, family, end, FIRST));
         }
-        Key::Addresses(family) => {
-            of_family(family, list);
+        Key::Addresses(view, family) => {
+            of_view(view, family, list);
             let second = match family {
                 Family::V4 => SECOND_WORD,
                 Family::V6 => SECOND,
             };
-            list.push(address(family, End::Source, FIRST));
-            list.push(address(family, End::Destination, second));
+            list.push(address(view, family, End::Source, FIRST));
+            list.push(address(view, family, End::Destination, second));
         }
-        Key::Port(protocol) => {
+        Key::Port(view, protocol) => {
             of_protocol(protocol, list);
-            list.push(port(FIRST));
+            list.push(match view {
+                View::Packet => port(FIRST),
+                View::Connection => connection(PROTO_SRC, Some(REPLY), FIRST),
+            });
         }
         Key::Protocol => list.push(Expression::Meta { key: L4PROTO, to: FIRST }),
         Key::ProtocolPort => {
@@ -142,8 +166,33 @@ fn load(key: Key, list: &mut Vec<Expression>) {
     }
 }
 
-/// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+/// The headers of a family are there only in packets of the family; a connection says itself which it is of.
+fn of_view(view: View, family: Family, list: &mut Vec<Expression>) {
+    match view {
+        View::Packet => of_family(family, list),
+        View::Connection => {}
+    }
+}
+
+fn state(bits: u32, list: &mut Vec<Expression>) {
+    list.extend([connection(STATE, None, FIRST), masked(bits, 0), compare(NOT_EQUAL, &[0; 4])]);
+}
+
+const fn connection(key: u32, direction: Option<u8>, to: u32) -> Expression {
+    Expression::Connection { key, direction, to }
+}
+
+/// Keeps the bits of a mask of a word of the kernel's, and flips others.
+fn masked(mask: u32, flip: u32) -> Expression {
+    let (mask, flip) = (mask.to_ne_bytes().to_vec(), flip.to_ne_bytes().to_vec());
+    Expression::Mask { register: FIRST, mask, flip }
+}
+
+/// `NFPROTO_IPV4` or `NFPROTO_IPV6`, once a rule: no rule speaks of both.
 fn of_family(family: Family, list: &mut Vec<Expression>) {
+    if list.iter().any(|known| matches!(known, Expression::Meta { key: NFPROTO, .. })) {
+        return;
+    }
     let number = match family {
         Family::V4 => 2,
         Family::V6 => 10,
@@ -157,7 +206,18 @@ fn of_protocol(protocol: Protocol, list: &mut Vec<Expression>) {
     list.push(compare(EQUAL, &[protocol.number()]));
 }
 
-const fn address(family: Family, end: End, to: u32) -> Expression {
+const fn address(view: View, family: Family, end: End, to: u32) -> Expression {
+    if matches!(view, View::Connection) {
+        let key = match family {
+            Family::V4 => SRC_IP,
+            Family::V6 => SRC_IP6,
+        };
+        let direction = match end {
+            End::Source => ORIGINAL,
+            End::Destination => REPLY,
+        };
+        return connection(key, Some(direction), to);
+    }
     let (offset, length) = match (family, end) {
         (Family::V4, End::Source) => (12, 4),
         (Family::V4, End::Destination) => (16, 4),
@@ -186,7 +246,7 @@ fn between(low: &[u8], high: &[u8], list: &mut Vec<Expression>) {
     }
 }
 
-fn within(end: End, range: AddressRange, list: &mut Vec<Expression>) {
+fn within(view: View, end: End, range: AddressRange, list: &mut Vec<Expression>) {
     let (family, low, high, prefix) = match range {
         AddressRange::V4(low, high) => {
             let mut nets = Ipv4Subnets::new(low, high, 0);
@@ -201,8 +261,8 @@ fn within(end: End, range: AddressRange, list: &mut Vec<Expression>) {
             (Family::V6, bytes(low), bytes(high), prefix.map(|net| net.prefix_len()))
         }
     };
-    of_family(family, list);
-    let whole = address(family, end, FIRST);
+    of_view(view, family, list);
+    let whole = address(view, family, end, FIRST);
     let Some(prefix) = prefix.map(usize::from).filter(|_| low != high) else {
         list.push(whole);
         between(&low, &high, list);
@@ -216,10 +276,16 @@ fn within(end: End, range: AddressRange, list: &mut Vec<Expression>) {
             list.push(Expression::Payload { base, offset, length, to });
             list.push(compare(EQUAL, low.get(..bytes).unwrap_or_default()));
         }
+        // Loads of other kinds are whole, but the comparison is as short.
+        (0, whole) if prefix > 0 => {
+            list.push(whole);
+            list.push(compare(EQUAL, low.get(..prefix / 8).unwrap_or_default()));
+        }
         (_, whole) => {
             list.push(whole);
             let mask = mask(family, prefix);
-            list.push(Expression::Mask { register: FIRST, mask });
+            let flip = alloc::vec![0; mask.len()];
+            list.push(Expression::Mask { register: FIRST, mask, flip });
             list.push(compare(EQUAL, &low));
         }
     }
@@ -231,6 +297,21 @@ fn mask(family: Family, prefix: usize) -> Vec<u8> {
         Family::V4 => u32::MAX.checked_shl(shift(32)).unwrap_or(0).to_be_bytes().to_vec(),
         Family::V6 => u128::MAX.checked_shl(shift(128)).unwrap_or(0).to_be_bytes().to_vec(),
     }
+}
+
+/// Returns the generation that a rule of these expressions lets pass.
+pub(super) fn stamp(list: &[Expression]) -> Option<Stamp> {
+    let [
+        Expression::Connection { key: MARK, .. },
+        Expression::Mask { mask, .. },
+        Expression::Compare { operator: EQUAL, value, .. },
+        Expression::Verdict(Verdict::Accept),
+    ] = list
+    else {
+        return None;
+    };
+    let word = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_ne_bytes);
+    Some(Stamp { mask: word(mask)?, value: word(value)? })
 }
 
 /// Writes the list of a rule's expressions.
@@ -249,9 +330,16 @@ impl Expression {
                 writer.number(2, *key);
                 writer.number(1, *to);
             }
-            Self::ConnectionState { to } => {
-                writer.number(2, 0); // NFT_CT_STATE
+            Self::Connection { key, direction, to } => {
+                writer.number(2, *key);
                 writer.number(1, *to);
+                if let Some(direction) = direction {
+                    writer.bytes_attribute(3, &[*direction]);
+                }
+            }
+            Self::SetMark { from } => {
+                writer.number(2, MARK);
+                writer.number(4, *from);
             }
             Self::Payload { base, offset, length, to } => {
                 writer.number(1, *to);
@@ -264,13 +352,12 @@ impl Expression {
                 writer.number(2, *operator);
                 writer.nest(3, |writer| writer.bytes_attribute(1, value));
             }
-            Self::Mask { register, mask } => {
+            Self::Mask { register, mask, flip } => {
                 writer.number(1, *register);
                 writer.number(2, *register);
                 writer.number(3, u32::try_from(mask.len()).unwrap_or_default());
                 writer.nest(4, |writer| writer.bytes_attribute(1, mask));
-                let zero = alloc::vec![0; mask.len()];
-                writer.nest(5, |writer| writer.bytes_attribute(1, &zero));
+                writer.nest(5, |writer| writer.bytes_attribute(1, flip));
             }
             Self::Lookup { from, set, inverted, verdict } => {
                 writer.text(1, set);
@@ -293,7 +380,7 @@ impl Expression {
     fn name(&self) -> &str {
         match self {
             Self::Meta { .. } => "meta",
-            Self::ConnectionState { .. } => "ct",
+            Self::Connection { .. } | Self::SetMark { .. } => "ct",
             Self::Payload { .. } => "payload",
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
@@ -314,7 +401,14 @@ impl Expression {
         let value = |kind| data.nest(kind)?.find(1).map(<[u8]>::to_vec);
         match name {
             "meta" => Some(Self::Meta { key: data.number(2)?, to: data.number(1)? }),
-            "ct" if data.number(2)? == 0 => Some(Self::ConnectionState { to: data.number(1)? }),
+            "ct" => match data.number(4) {
+                Some(from) => (data.number(2)? == MARK).then_some(Self::SetMark { from }),
+                None => Some(Self::Connection {
+                    key: data.number(2)?,
+                    direction: data.find(3).and_then(|value| value.first().copied()),
+                    to: data.number(1)?,
+                }),
+            },
             "payload" => Some(Self::Payload {
                 base: data.number(2)?,
                 offset: data.number(3)?,
@@ -328,10 +422,12 @@ impl Expression {
             }),
             "bitwise" => {
                 let (from, to) = (data.number(1)?, data.number(2)?);
-                let no_xor = value(5)?.iter().all(|byte| *byte == 0);
                 let plain = data.number(6).unwrap_or(0) == 0;
-                (from == to && no_xor && plain)
-                    .then_some(Self::Mask { register: from, mask: value(4)? })
+                (from == to && plain).then_some(Self::Mask {
+                    register: from,
+                    mask: value(4)?,
+                    flip: value(5)?,
+                })
             }
             "lookup" => Some(Self::Lookup {
                 from: data.number(2)?,
@@ -387,7 +483,23 @@ impl fmt::Display for Expression {
                 let name = if *key == NFPROTO { "nfproto" } else { "l4proto" };
                 write!(f, "[ meta load {name} => reg {to} ]")
             }
-            Self::ConnectionState { to } => write!(f, "[ ct load state => reg {to} ]"),
+            Self::Connection { key, direction, to } => {
+                let name = match *key {
+                    STATE => "state",
+                    DIRECTION => "direction",
+                    MARK => "mark",
+                    PROTO_SRC => "proto_src",
+                    SRC_IP => "src_ip",
+                    _ => "src_ip6",
+                };
+                write!(f, "[ ct load {name} => reg {to}")?;
+                match direction {
+                    None => f.write_str(" ]"),
+                    Some(ORIGINAL) => f.write_str(" , dir original ]"),
+                    Some(_) => f.write_str(" , dir reply ]"),
+                }
+            }
+            Self::SetMark { from } => write!(f, "[ ct set mark with reg {from} ]"),
             Self::Payload { base, offset, length, to } => {
                 let base = if *base == NETWORK { "network" } else { "transport" };
                 write!(f, "[ payload load {length}b @ {base} header + {offset} => reg {to} ]")
@@ -401,13 +513,12 @@ impl fmt::Display for Expression {
                 };
                 write!(f, "[ cmp {operator} reg {from}{} ]", Words(value))
             }
-            Self::Mask { register, mask } => {
-                let zero = alloc::vec![0; mask.len()];
+            Self::Mask { register, mask, flip } => {
                 write!(
                     f,
                     "[ bitwise reg {register} = ( reg {register} &{} ) ^{} ]",
                     Words(mask),
-                    Words(&zero)
+                    Words(flip)
                 )
             }
             Self::Lookup { from, set, inverted, verdict } => {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 /// `NFNL_SUBSYS_NFTABLES`.
-const NFTABLES: u16 = 10;
+pub(super) const NFTABLES: u16 = 10;
 /// `NFPROTO_INET`.
 pub(super) const INET: u8 = 1;
 /// `NLM_F_REQUEST`.
@@ -54,7 +54,12 @@ pub(super) enum Kind {
 impl Kind {
     /// Returns `nlmsg_type`.
     pub(super) const fn number(self) -> u16 {
-        NFTABLES << 8 | self as u16
+        Self::of(self as u16)
+    }
+
+    /// Returns `nlmsg_type` of an `NFT_MSG_…`.
+    pub(super) const fn of(number: u16) -> u16 {
+        NFTABLES << 8 | number
     }
 }
 
@@ -133,6 +138,11 @@ impl Writer {
 
     pub(super) fn nest(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         self.attribute(kind | NESTED, content);
+    }
+
+    /// Writes a nest whose content is there already.
+    pub(super) fn nested_bytes(&mut self, kind: u16, content: &[u8]) {
+        self.bytes_attribute(kind | NESTED, content);
     }
 
     fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {

@@ -8,12 +8,12 @@ use std::thread;
 
 use super::batch::Failure;
 use super::element::{self, Element, Kind as SetKind, VERDICT};
-use super::expression::{Expression, expressions};
+use super::expression::{self, Expression, expressions};
 use super::message::{Attributes, ITEM, Kind};
 use super::object::userdata;
 use super::socket::Socket;
 use crate::script::{
-    Chain, Elements, Key, Match, Name, Rule, Statement, TABLE, Table, Targets, Verdict,
+    Chain, Elements, Key, Match, Name, Rule, Stamp, Statement, TABLE, Table, Targets, Verdict,
 };
 
 /// How often a set is read that is growing at the moment.
@@ -54,6 +54,32 @@ pub(crate) fn set_names(socket: &Socket) -> Result<Vec<Name>, Failure> {
     match answer {
         Err(Failure::Gone) => Ok(Vec::new()),
         answer => answer.map(|()| names),
+    }
+}
+
+/// Returns the generation that the rules of a base chain let pass.
+pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failure> {
+    let mut stamp = None;
+    let answer = socket.dump(
+        Kind::GetRule,
+        |writer| {
+            writer.text(1, TABLE);
+            writer.text(2, chain);
+        },
+        |message| {
+            let attributes = message.attributes();
+            if attributes.text(1) == Some(TABLE) && attributes.text(2) == Some(chain) {
+                let list = attributes.nest(4).unwrap_or_default();
+                let list = list.filter(|(kind, _)| *kind == ITEM);
+                let list: Vec<_> =
+                    list.map(|(_, value)| Expression::read(Attributes(value))).collect();
+                stamp = stamp.or(expression::stamp(&list));
+            }
+        },
+    );
+    match answer {
+        Err(Failure::Gone) => Ok(None),
+        answer => answer.map(|()| stamp),
     }
 }
 

@@ -26,6 +26,9 @@ impl Script {
         if on_node(destination, flow.source) {
             return None; // NP-125: generated on the node, so it leaves through output.
         }
+        if source.is_none() && destination.is_none() && self.topology.nodes.contains(&flow.source) {
+            return None; // A node reaches pods that are not known yet, which strict mode keeps from everybody else.
+        }
         Some(if on_node(source, flow.destination) { Hook::Input } else { Hook::Forward })
     }
 
@@ -107,15 +110,16 @@ impl Table {
         }
         match &rule.statement {
             Statement::Verdict(verdict) => Some(verdict),
+            Statement::Stamp(_) => Some(&Verdict::Accept),
             Statement::Map(key, name) => {
                 let map = self.maps.get(name)?;
                 match key {
-                    Key::Address(family, end) => {
+                    Key::Address(_, family, end) => {
                         let address = packet.address(*end);
                         map.of_address(address).filter(|_| Family::of(address) == *family)
                     }
-                    Key::Port(protocol) => map.of_port(packet.port_of(*protocol)?),
-                    Key::Addresses(_) | Key::Protocol | Key::ProtocolPort => None,
+                    Key::Port(_, protocol) => map.of_port(packet.port_of(*protocol)?),
+                    Key::Addresses(..) | Key::Protocol | Key::ProtocolPort => None,
                 }
             }
         }
@@ -124,12 +128,17 @@ impl Table {
     fn holds(&self, condition: &Match, packet: &Packet) -> bool {
         match condition {
             // A flow is a connection's first packet, and ICMPv6 among flows is an echo request.
-            Match::EstablishedOrRelated | Match::NeighbourDiscovery => false,
+            Match::EstablishedOrRelated
+            | Match::NeighbourDiscovery
+            | Match::Related
+            | Match::Reply
+            | Match::Stamped(_)
+            | Match::Untracked => false,
             Match::In(key, set) => self.looked_up(*key, set, packet) == Some(true),
             Match::NotIn(key, set) => self.looked_up(*key, set, packet) == Some(false),
-            Match::Within(end, range) => range.contains(packet.address(*end)),
+            Match::Within(_, end, range) => range.contains(packet.address(*end)),
             Match::Protocol(protocol) => packet.protocol == protocol.number(),
-            Match::Port(protocol, low, high) => {
+            Match::Port(_, protocol, low, high) => {
                 packet.port_of(*protocol).is_some_and(|port| (*low..=*high).contains(&port))
             }
         }
@@ -142,15 +151,15 @@ impl Table {
             (Family::of(packet.source) == family).then_some((packet.source, packet.destination))
         };
         Some(match key {
-            Key::Address(family, end) => {
+            Key::Address(_, family, end) => {
                 of_family(family)?;
                 set.contains_address(packet.address(end))
             }
-            Key::Addresses(family) => {
+            Key::Addresses(_, family) => {
                 let (source, destination) = of_family(family)?;
                 set.contains_pair(source, destination)
             }
-            Key::Port(protocol) => set.contains_port(packet.port_of(protocol)?),
+            Key::Port(_, protocol) => set.contains_port(packet.port_of(protocol)?),
             Key::Protocol => set.contains_protocol(packet.protocol),
             Key::ProtocolPort => set.contains_protocol_port(packet.protocol, packet.port?),
         })

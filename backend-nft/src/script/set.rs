@@ -1,9 +1,11 @@
 //! What sets and verdict maps hold.
 
-use alloc::collections::BTreeMap;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use netpol_core::ir::Family;
 use netpol_core::net::Intervals;
 
 use super::Verdict;
@@ -16,9 +18,9 @@ use super::Verdict;
 #[expect(clippy::exhaustive_enums, reason = "an encoder must know every type")]
 pub enum Elements {
     /// `ipv4_addr`.
-    V4(Vec<Ipv4Addr>),
+    V4(BTreeSet<Ipv4Addr>),
     /// `ipv6_addr`.
-    V6(Vec<Ipv6Addr>),
+    V6(BTreeSet<Ipv6Addr>),
     /// `ipv4_addr . ipv4_addr`.
     V4Pairs(Vec<(Ipv4Addr, Ipv4Addr)>),
     /// `ipv6_addr . ipv6_addr`.
@@ -48,6 +50,48 @@ pub enum Targets {
 }
 
 impl Elements {
+    /// A set of single addresses: those of the family.
+    pub(crate) fn of_family(family: Family, addresses: impl Iterator<Item = IpAddr>) -> Self {
+        match family {
+            Family::V4 => Self::V4(
+                addresses
+                    .filter_map(|address| match address {
+                        IpAddr::V4(address) => Some(address),
+                        IpAddr::V6(_) => None,
+                    })
+                    .collect(),
+            ),
+            Family::V6 => Self::V6(
+                addresses
+                    .filter_map(|address| match address {
+                        IpAddr::V6(address) => Some(address),
+                        IpAddr::V4(_) => None,
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Takes addresses in and out of a set of single addresses.
+    #[cfg(feature = "apply")]
+    pub(crate) fn edit(&mut self, joins: &Self, leaves: &Self) {
+        match (self, joins, leaves) {
+            (Self::V4(members), Self::V4(joins), Self::V4(leaves)) => {
+                members.extend(joins);
+                for address in leaves {
+                    members.remove(address);
+                }
+            }
+            (Self::V6(members), Self::V6(joins), Self::V6(leaves)) => {
+                members.extend(joins);
+                for address in leaves {
+                    members.remove(address);
+                }
+            }
+            (_, _, _) => {}
+        }
+    }
+
     /// Returns the number of members, a range counting one.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -104,8 +148,12 @@ impl Elements {
     #[cfg(feature = "apply")]
     pub(crate) fn without(&self, other: &Self) -> Self {
         match (self, other) {
-            (Self::V4(ours), Self::V4(theirs)) => Self::V4(difference(ours, theirs)),
-            (Self::V6(ours), Self::V6(theirs)) => Self::V6(difference(ours, theirs)),
+            (Self::V4(ours), Self::V4(theirs)) => {
+                Self::V4(ours.difference(theirs).copied().collect())
+            }
+            (Self::V6(ours), Self::V6(theirs)) => {
+                Self::V6(ours.difference(theirs).copied().collect())
+            }
             (Self::V4Pairs(ours), Self::V4Pairs(theirs)) => Self::V4Pairs(difference(ours, theirs)),
             (Self::V6Pairs(ours), Self::V6Pairs(theirs)) => Self::V6Pairs(difference(ours, theirs)),
             (Self::Protocols(ours), Self::Protocols(theirs)) => {
@@ -119,10 +167,10 @@ impl Elements {
     }
 
     /// Returns whether the address of a packet is a member.
-    pub(super) fn contains_address(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains_address(&self, address: IpAddr) -> bool {
         match (self, address) {
-            (Self::V4(members), IpAddr::V4(address)) => members.binary_search(&address).is_ok(),
-            (Self::V6(members), IpAddr::V6(address)) => members.binary_search(&address).is_ok(),
+            (Self::V4(members), IpAddr::V4(address)) => members.contains(&address),
+            (Self::V6(members), IpAddr::V6(address)) => members.contains(&address),
             (Self::V4Ranges(members), IpAddr::V4(address)) => members.contains(address.into()),
             (Self::V6Ranges(members), IpAddr::V6(address)) => members.contains(address.into()),
             (_, IpAddr::V4(_) | IpAddr::V6(_)) => false,
@@ -159,6 +207,15 @@ impl Elements {
 }
 
 impl Targets {
+    /// Returns the verdicts.
+    pub(crate) fn verdicts(&self) -> Box<dyn Iterator<Item = &Verdict> + '_> {
+        match self {
+            Self::V4(entries) => Box::new(entries.values()),
+            Self::V6(entries) => Box::new(entries.values()),
+            Self::Ports(entries) => Box::new(entries.iter().map(|(_, verdict)| verdict)),
+        }
+    }
+
     /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {

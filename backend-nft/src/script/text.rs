@@ -1,5 +1,8 @@
 //! nftables' own language, as `nft list table` writes it.
 
+#[cfg(feature = "json")]
+mod json;
+
 use core::fmt::{self, Display};
 use core::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,8 +11,8 @@ use netpol_core::ir::Family;
 use netpol_core::model::Protocol;
 
 use super::{
-    AddressRange, Chain, Elements, End, Hook, Key, Match, Rule, Script, Statement, Table, Targets,
-    Verdict,
+    AddressRange, Chain, Elements, End, Hook, Key, Match, Rule, Script, Stamp, Statement, Table,
+    Targets, Verdict, View,
 };
 
 /// The name of our table.
@@ -71,6 +74,11 @@ impl Display for Rule {
         match &self.statement {
             Statement::Verdict(verdict) => write!(f, "{verdict}")?,
             Statement::Map(key, map) => write!(f, "{key} vmap @{map}")?,
+            Statement::Stamp(Stamp { mask, value }) => {
+                // As nft writes it: the bits that are set are among those that are kept.
+                let kept = !mask | value;
+                write!(f, "ct mark set ct mark & 0x{kept:08x} | 0x{value:08x} accept")?;
+            }
         }
         self.comment.as_ref().map_or(Ok(()), |comment| write!(f, " comment \"{comment}\""))
     }
@@ -80,19 +88,29 @@ impl Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EstablishedOrRelated => f.write_str("ct state established,related"),
+            Self::Related => f.write_str("ct state related"),
+            Self::Reply => f.write_str("ct direction reply"),
+            Self::Untracked => f.write_str("ct state invalid,untracked"),
+            Self::Stamped(Stamp { mask, value }) => {
+                if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
+                    write!(f, "ct mark 0x{value:08x}/{}", mask.leading_ones())
+                } else {
+                    write!(f, "ct mark & 0x{mask:08x} == 0x{value:08x}")
+                }
+            }
             Self::NeighbourDiscovery => f.write_str("icmpv6 type 133-137"),
             Self::In(key, set) => write!(f, "{key} @{set}"),
             Self::NotIn(key, set) => write!(f, "{key} != @{set}"),
-            Self::Within(end, range) => {
+            Self::Within(view, end, range) => {
                 let family = match range {
                     AddressRange::V4(..) => Family::V4,
                     AddressRange::V6(..) => Family::V6,
                 };
-                write!(f, "{} {range}", Key::Address(family, *end))
+                write!(f, "{} {range}", Key::Address(*view, family, *end))
             }
             Self::Protocol(protocol) => write!(f, "meta l4proto {}", word(*protocol)),
-            Self::Port(protocol, low, high) => {
-                write!(f, "{} {}", Key::Port(*protocol), Span(*low, *high))
+            Self::Port(view, protocol, low, high) => {
+                write!(f, "{} {}", Key::Port(*view, *protocol), Span(*low, *high))
             }
         }
     }
@@ -105,12 +123,22 @@ impl Display for Key {
             Family::V6 => "ip6",
         };
         match self {
-            Self::Address(family, end) => write!(f, "{} {end}", header(family)),
-            Self::Addresses(family) => {
-                let header = header(family);
-                write!(f, "{header} saddr . {header} daddr")
+            Self::Address(View::Packet, family, end) => write!(f, "{} {end}", header(family)),
+            Self::Address(View::Connection, family, End::Source) => {
+                write!(f, "ct original {} saddr", header(family))
             }
-            Self::Port(protocol) => write!(f, "{} dport", word(*protocol)),
+            Self::Address(View::Connection, family, End::Destination) => {
+                write!(f, "ct reply {} saddr", header(family))
+            }
+            Self::Addresses(view, family) => {
+                let [source, destination] =
+                    [End::Source, End::Destination].map(|end| Self::Address(*view, *family, end));
+                write!(f, "{source} . {destination}")
+            }
+            Self::Port(View::Packet, protocol) => write!(f, "{} dport", word(*protocol)),
+            Self::Port(View::Connection, protocol) => {
+                write!(f, "meta l4proto {} ct reply proto-src", word(*protocol))
+            }
             Self::Protocol => f.write_str("meta l4proto"),
             Self::ProtocolPort => f.write_str("meta l4proto . th dport"),
         }

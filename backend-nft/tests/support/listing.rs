@@ -32,6 +32,7 @@ impl Listing {
     /// Reads the text of one table. What it does not understand becomes part of a header, which then differs.
     pub(crate) fn parse(text: &str) -> Self {
         let text = &without_versions(text);
+        let text = &without_generations(text);
         let mut listing = Self::default();
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         while let Some(line) = lines.next() {
@@ -51,6 +52,17 @@ impl Listing {
         }
         listing
     }
+}
+
+/// Takes the generation out, which counts changes.
+fn without_generations(text: &str) -> String {
+    let mut plain = String::new();
+    for line in text.lines() {
+        let place = line.find("ct mark 0x").or_else(|| line.find("ct mark set "));
+        plain.push_str(place.and_then(|place| line.get(..place + 8)).unwrap_or(line));
+        plain.push('\n');
+    }
+    plain
 }
 
 /// Takes `-v` and eight hexadecimal digits out: what a name carries while a set is being made anew.

@@ -192,8 +192,9 @@ pub(crate) fn rulesets_over(sets: Vec<PeerSet>) -> impl Strategy<Value = Ruleset
         other_protocols: if other { OtherProtocols::Judge } else { OtherProtocols::Pass },
     });
     let choice = proptest::collection::vec((0..4_usize, 0..4_usize), 6);
-    (pipelines(), pipelines(), choice, settings, any::<bool>()).prop_map(
-        move |(ingress, egress, choice, settings, cluster)| {
+    let strict = prop_oneof![3 => Just(PrefixSet::default()), 2 => networks()];
+    (pipelines(), pipelines(), choice, settings, any::<bool>(), strict).prop_map(
+        move |(ingress, egress, choice, settings, cluster, pod_ranges)| {
             let make = |direction, raw: Vec<RawPipeline>| {
                 raw.into_iter()
                     .map(|raw| pipeline(direction, raw, &sets))
@@ -207,12 +208,13 @@ pub(crate) fn rulesets_over(sets: Vec<PeerSet>) -> impl Strategy<Value = Ruleset
                 let (one, two) = choice[index];
                 pod(index, &ingress[one], &egress[two])
             });
-            assemble(
-                if cluster { Scope::Cluster } else { Scope::Node("n1".into()) },
+            let parts = Parts {
+                scope: if cluster { Scope::Cluster } else { Scope::Node("n1".into()) },
                 settings,
-                pods.collect(),
-                sets.clone(),
-            )
+                pod_ranges,
+                ..Parts::default()
+            };
+            assemble(parts, pods.collect(), sets.clone())
         },
     )
 }
@@ -235,14 +237,12 @@ pub(crate) fn pod(
 
 /// Puts a ruleset together from what is used.
 pub(crate) fn assemble(
-    scope: Scope,
-    settings: Settings,
+    mut parts: Parts,
     pods: Vec<(Endpoint, [Pipeline; 2])>,
     sets: Vec<PeerSet>,
 ) -> Ruleset {
     let sets: BTreeMap<PeerSetId, Arc<PeerSet>> =
         sets.into_iter().map(|set| (set.id(), Arc::new(set))).collect();
-    let mut parts = Parts { scope, settings, ..Parts::default() };
     for (name, addresses) in NODES {
         if parts.scope == Scope::Cluster || parts.scope == Scope::Node(name.into()) {
             parts.nodes.insert(name.into(), addresses.map(address).to_vec());

@@ -8,8 +8,17 @@
     reason = "test support"
 )]
 
+extern crate alloc;
+
+mod churn;
+mod established;
 mod hairpin;
 mod hitless;
+mod killed;
+mod packets;
+mod planted;
+mod traffic;
+mod world;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -26,18 +35,25 @@ use netpol_ebpf::{EbpfDataplane, Kernel};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
+use churn::Amount;
+use established::Treating;
+
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
 
 /// Makes the dataplane under examination; each lab has its own.
 type Backend = fn() -> Box<dyn Dataplane + Send>;
 
+/// What a backend is held to beyond what every backend must do.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Offers {
+    /// Strict mode.
+    strict: bool,
+}
+
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr) => {
-        exam!($backend, $dataplane, kernel_test);
-    };
-    ($backend:ident, $dataplane:expr, $kernel_test:ident) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr, treats: $treats:expr) => {
         mod $backend {
             use super::*;
 
@@ -62,6 +78,43 @@ macro_rules! exam {
             }
 
             #[test]
+            fn crafted_packets_meet_the_verdict_of_the_oracle_in_the_kernel() {
+                $kernel_test(|| packets::holds(|| Box::new($dataplane), $offers, $packets));
+            }
+
+            #[test]
+            fn a_planted_bug_is_caught_by_crafted_packets() {
+                $kernel_test(|| packets::catches(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn under_load_no_packet_meets_anything_but_the_old_or_the_new_verdict_in_the_kernel() {
+                $kernel_test(|| churn::holds(|| Box::new($dataplane), $changes));
+            }
+
+            #[test]
+            fn whoever_applies_the_rules_may_be_killed_at_any_point_in_the_kernel() {
+                let victim = concat!(stringify!($backend), "::victim");
+                $kernel_test(|| killed::holds($survives, victim, $pins, $kills));
+            }
+
+            #[test]
+            fn open_connections_are_cut_or_kept_as_asked_in_the_kernel() {
+                $kernel_test(|| offered::<Treating>($treats, established::holds));
+            }
+
+            #[test]
+            fn open_connections_that_stay_allowed_lose_nothing_in_the_kernel() {
+                $kernel_test(|| offered::<Treating>($treats, established::lose_nothing));
+            }
+
+            /// The process that is killed.
+            #[test]
+            fn victim() {
+                killed::victim($survives);
+            }
+
+            #[test]
             fn generated_clusters_hold_in_the_kernel() {
                 $kernel_test(|| generated_clusters(|| Box::new($dataplane)));
             }
@@ -69,10 +122,62 @@ macro_rules! exam {
     };
 }
 
-exam!(ebpf, ebpf(), bpf_test);
-exam!(nft, NftDataplane::new());
-exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft));
-exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy));
+exam!(
+    ebpf,
+    ebpf(),
+    bpf_test,
+    Offers { strict: false },
+    packets: 100_000,
+    changes: Amount { updates: 10_000, syncs: 500 },
+    survives: |pins| Box::new(ebpf().pinned(pins.join("netpol"))),
+    pins: true,
+    kills: 200,
+    treats: Some(|established| Box::new(ebpf().with_established(established)))
+);
+exam!(
+    nft,
+    NftDataplane::new(),
+    kernel_test,
+    Offers { strict: false },
+    packets: 200_000,
+    changes: Amount { updates: 10_000, syncs: 500 },
+    survives: |_| Box::new(NftDataplane::new()),
+    pins: false,
+    kills: 200,
+    treats: Some(|established| Box::new(NftDataplane::new().with_established(established)))
+);
+exam!(
+    iptables_nft,
+    IptablesDataplane::with_variant(Variant::Nft),
+    kernel_test,
+    Offers { strict: true },
+    packets: 100_000,
+    changes: Amount { updates: 3000, syncs: 200 },
+    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
+    pins: false,
+    kills: 100,
+    treats: None
+);
+exam!(
+    iptables_legacy,
+    IptablesDataplane::with_variant(Variant::Legacy),
+    kernel_test,
+    Offers { strict: true },
+    packets: 100_000,
+    changes: Amount { updates: 3000, syncs: 200 },
+    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
+    pins: false,
+    kills: 100,
+    treats: None
+);
+
+/// Runs what a backend offers, and says what it does not.
+fn offered<T>(what: Option<T>, holds: impl FnOnce(T)) {
+    match what {
+        Some(what) => holds(what),
+        None => eprintln!("NOT OFFERED by this backend: {}", std::any::type_name::<T>()),
+    }
+}
 
 /// A dataplane that need not ask the kernel what it is.
 fn ebpf() -> EbpfDataplane {

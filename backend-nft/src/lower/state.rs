@@ -1,0 +1,256 @@
+//! What was lowered, so that a change costs what it changes.
+//!
+//! Objects are counted by what refers to them: chains by rules and map entries, sets and maps by rules. What the frame's chains
+//! refer to holds everything else; what nothing refers to any more goes.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use netpol_core::ir::{Direction, Family, PeerSetId, Peers, Pipeline, PipelineId, PolicyKind};
+
+use super::is_frame;
+use super::pipeline::Place;
+use super::version::Versions;
+use crate::script::{Chain, Elements, Name, Stamp, Table, Targets, Verdict};
+
+/// A table, and where each part of it comes from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lowering {
+    pub(crate) table: Table,
+    /// The generation, if open connections are judged again.
+    pub(crate) stamp: Option<Stamp>,
+    /// Sets that stand under other names.
+    pub(super) versions: Versions,
+    /// What each pipeline became; `None` allows everything. Names a chain that may be gone.
+    pub(super) entries: BTreeMap<(PipelineId, Family, Place), Option<Verdict>>,
+    /// Where the packets of each address go.
+    pub(super) dispatch: BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>>,
+    /// What each pipeline asks about, and how many pipelines ask about each peer set.
+    facts: BTreeMap<PipelineId, Facts>,
+    pub(super) uses: BTreeMap<PeerSetId, Uses>,
+    /// The peer sets whose members each set of addresses holds, and the sets that hold each peer set's.
+    pub(super) parts: BTreeMap<Name, Vec<PeerSetId>>,
+    pub(super) holders: BTreeMap<PeerSetId, Vec<Name>>,
+    references: BTreeMap<Name, usize>,
+    pub(super) log: Log,
+}
+
+/// What came and went.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) created: BTreeSet<Object>,
+    pub(crate) removed: BTreeSet<Object>,
+}
+
+/// An object by kind and name.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Object {
+    Chain(Name),
+    Map(Name),
+    Set(Name),
+}
+
+/// The peer sets that a pipeline asks about.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Facts {
+    /// In its NetworkPolicy tier.
+    united: BTreeSet<PeerSetId>,
+    /// In the tiers where order decides.
+    ordered: BTreeSet<PeerSetId>,
+    is_ingress: bool,
+}
+
+/// How many pipelines ask about a peer set.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Uses {
+    /// Of ingress, in the NetworkPolicy tier.
+    pub(super) ingress: u32,
+    /// Of egress, in the NetworkPolicy tier.
+    pub(super) egress: u32,
+    /// In the tiers where order decides.
+    pub(super) ordered: u32,
+}
+
+impl From<&Pipeline> for Facts {
+    fn from(pipeline: &Pipeline) -> Self {
+        let is_ingress = pipeline.direction == Direction::Ingress;
+        let mut facts = Self { is_ingress, ..Self::default() };
+        for (block, rule) in pipeline.rules() {
+            let Peers::Set(id) = rule.peers else { continue };
+            match block.policy().kind {
+                PolicyKind::NetworkPolicy => facts.united.insert(id),
+                PolicyKind::ClusterNetworkPolicy => facts.ordered.insert(id),
+            };
+        }
+        facts
+    }
+}
+
+impl Facts {
+    /// Changes how many pipelines ask, by one.
+    fn count(&self, uses: &mut BTreeMap<PeerSetId, Uses>, change: fn(u32) -> u32) {
+        for id in self.united.union(&self.ordered) {
+            let entry = uses.entry(*id).or_default();
+            if self.ordered.contains(id) {
+                entry.ordered = change(entry.ordered);
+            } else if self.is_ingress {
+                entry.ingress = change(entry.ingress);
+            } else {
+                entry.egress = change(entry.egress);
+            }
+            if entry.ordered + entry.ingress + entry.egress == 0 {
+                uses.remove(id);
+            }
+        }
+    }
+}
+
+impl Lowering {
+    /// Remembers what a pipeline asks about.
+    pub(super) fn learn(&mut self, id: PipelineId, pipeline: &Pipeline) {
+        self.forget(id);
+        let facts = Facts::from(pipeline);
+        facts.count(&mut self.uses, |count| count.saturating_add(1));
+        self.facts.insert(id, facts);
+    }
+
+    /// Forgets a pipeline that is gone.
+    pub(super) fn forget(&mut self, id: PipelineId) {
+        if let Some(facts) = self.facts.remove(&id) {
+            facts.count(&mut self.uses, |count| count.saturating_sub(1));
+        }
+        for family in [Family::V4, Family::V6] {
+            for place in Place::ALL {
+                self.entries.remove(&(id, family, place));
+            }
+        }
+    }
+}
+
+impl Lowering {
+    /// Adds a chain, unless it is there.
+    pub(super) fn put_chain(&mut self, name: &Name, chain: Chain) {
+        if !self.table.chains.contains_key(name) {
+            self.log.create(Object::Chain(name.clone()));
+            self.refer(chain.rules.iter().flat_map(|rule| rule.references()).cloned());
+            self.table.chains.insert(name.clone(), chain);
+        }
+    }
+
+    /// Adds a map, unless it is there.
+    pub(super) fn put_map(&mut self, name: &Name, targets: Targets) {
+        if !self.table.maps.contains_key(name) {
+            self.log.create(Object::Map(name.clone()));
+            self.refer(targets.verdicts().filter_map(Verdict::chain).cloned());
+            self.table.maps.insert(name.clone(), targets);
+        }
+    }
+
+    /// Adds a set, unless it is there.
+    pub(super) fn put_set(&mut self, name: &Name, elements: impl FnOnce() -> Elements) {
+        if !self.table.sets.contains_key(name) {
+            self.log.create(Object::Set(name.clone()));
+            self.table.sets.insert(name.clone(), elements());
+        }
+    }
+
+    fn refer(&mut self, names: impl Iterator<Item = Name>) {
+        for name in names {
+            *self.references.entry(name).or_default() += 1;
+        }
+    }
+
+    /// Puts a chain of the frame in place of what has its name. Returns whether that was another.
+    pub(super) fn put_frame(&mut self, name: &Name, chain: Chain) -> bool {
+        if self.table.chains.get(name) == Some(&chain) {
+            return false;
+        }
+        self.refer(chain.rules.iter().flat_map(|rule| rule.references()).cloned());
+        let before = self.table.chains.insert(name.clone(), chain);
+        let before = before.iter().flat_map(|chain| &chain.rules);
+        let released: Vec<Name> = before.flat_map(|rule| rule.references()).cloned().collect();
+        self.release(released);
+        true
+    }
+
+    /// Takes references back, and what nothing refers to any more out.
+    fn release(&mut self, names: Vec<Name>) {
+        let mut stack = names;
+        while let Some(name) = stack.pop() {
+            let Some(count) = self.references.get_mut(&name) else { continue };
+            *count = count.saturating_sub(1);
+            if *count > 0 {
+                continue;
+            }
+            self.references.remove(&name);
+            if is_frame(&name) {
+                continue;
+            }
+            if let Some(chain) = self.table.chains.remove(&name) {
+                stack.extend(chain.rules.iter().flat_map(|rule| rule.references()).cloned());
+                self.log.remove(Object::Chain(name));
+            } else if let Some(map) = self.table.maps.remove(&name) {
+                stack.extend(map.verdicts().filter_map(Verdict::chain).cloned());
+                self.log.remove(Object::Map(name));
+            } else if self.table.sets.remove(&name).is_some() {
+                self.forget_parts(&name);
+                self.log.remove(Object::Set(name));
+            }
+        }
+    }
+
+    /// Returns whether the same is remembered, as far as it can be told.
+    #[cfg(all(test, feature = "apply"))]
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        let sorted =
+            |holders: &BTreeMap<PeerSetId, Vec<Name>>| -> BTreeMap<PeerSetId, BTreeSet<Name>> {
+                holders.iter().map(|(id, names)| (*id, names.iter().cloned().collect())).collect()
+            };
+        self.references == other.references
+            && self.parts == other.parts
+            && sorted(&self.holders) == sorted(&other.holders)
+            && self.dispatch == other.dispatch
+            && self.uses == other.uses
+            && self.facts == other.facts
+    }
+
+    fn forget_parts(&mut self, name: &Name) {
+        for id in self.parts.remove(name).unwrap_or_default() {
+            if let Some(holders) = self.holders.get_mut(&id) {
+                holders.retain(|holder| holder != name);
+                if holders.is_empty() {
+                    self.holders.remove(&id);
+                }
+            }
+        }
+        self.versions.retain(|_, version| version != name);
+    }
+
+    /// Remembers whose members a set of addresses holds.
+    pub(super) fn remember_parts(&mut self, name: &Name, ids: impl Iterator<Item = PeerSetId>) {
+        if self.parts.contains_key(name) {
+            return;
+        }
+        let ids: Vec<PeerSetId> = ids.collect();
+        for id in &ids {
+            self.holders.entry(*id).or_default().push(name.clone());
+        }
+        self.parts.insert(name.clone(), ids);
+    }
+}
+
+impl Log {
+    fn create(&mut self, object: Object) {
+        // What went and comes again in one change stays: it is named by its content.
+        if !self.removed.remove(&object) {
+            self.created.insert(object);
+        }
+    }
+
+    fn remove(&mut self, object: Object) {
+        if !self.created.remove(&object) {
+            self.removed.insert(object);
+        }
+    }
+}

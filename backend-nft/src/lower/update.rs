@@ -1,0 +1,276 @@
+//! A delta carried out on what was lowered: what changes in the table, and in which order it may.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use netpol_core::engine::{Create, Delete, Delta, EndpointChange, MemberChange};
+use netpol_core::ir::{Direction, Family, PeerSetId, Ruleset};
+use netpol_core::net::AddressSet;
+
+use super::builder::{Builder, LARGE};
+use super::state::{Log, Lowering, Object};
+use super::{frame_of_stamp, own_addresses};
+use crate::script::{Elements, Name};
+
+/// What a delta changes in the table.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Objects that come and go.
+    pub(crate) log: Log,
+    /// Chains of the frame that have other rules now.
+    pub(crate) frame: BTreeSet<Name>,
+    /// Members that come and go beside them; pairs of own addresses.
+    pub(crate) pairs: Vec<Edit>,
+    /// Members that come and go: one look-up each.
+    pub(crate) joins: Vec<Edit>,
+    pub(crate) leaves: Vec<Edit>,
+    /// Whether the joins come before the frame and the leaves behind it, or the other way round.
+    pub(crate) order: Order,
+}
+
+/// In which order members and the frame change.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Order {
+    /// Joins, then leaves; the frame stays.
+    #[default]
+    JoinsThenLeaves,
+    /// A pod comes: it is policed, then others know it.
+    FrameThenJoins,
+    /// A pod goes: others forget it, then it is no longer policed.
+    LeavesThenFrame,
+}
+
+/// Members of a set that come or go.
+#[derive(Clone, Debug)]
+pub(crate) struct Edit {
+    pub(crate) set: Name,
+    pub(crate) joins: Elements,
+    pub(crate) leaves: Elements,
+}
+
+/// One of the two lists of a change.
+type Addresses = fn(&MemberChange) -> &AddressSet;
+
+/// The delta cannot be taken apart into steps of which each is one look-up or one switch of rules.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Indivisible;
+
+impl Lowering {
+    /// Gives the rules another generation, if it counts. Returns the chains that hold it.
+    pub(crate) fn restamp(&mut self) -> BTreeSet<Name> {
+        let mut changed = BTreeSet::new();
+        if let Some(stamp) = self.stamp {
+            self.stamp = Some(stamp.next());
+            for (name, chain) in frame_of_stamp(stamp.next()) {
+                if self.put_frame(&name, chain) {
+                    changed.insert(name);
+                }
+            }
+        }
+        changed
+    }
+
+    /// Carries out a delta that leads to `ruleset`.
+    ///
+    /// # Errors
+    /// The change must be made otherwise. The lowering is then worth nothing any more.
+    pub(crate) fn update(
+        &mut self,
+        ruleset: &Ruleset,
+        delta: &Delta,
+    ) -> Result<Changes, Indivisible> {
+        let mut changes = Changes { order: self.order(ruleset, delta)?, ..Changes::default() };
+        for create in &delta.create {
+            match create {
+                Create::Pipeline(id, pipeline) => self.learn(*id, pipeline),
+                Create::PeerSet(..) => {} // Comes with the first chain that looks it up.
+            }
+        }
+        if !delta.switch.endpoints.is_empty() || !delta.switch.nodes.is_empty() {
+            let (frame, pairs) = self.rebind(ruleset, &delta.switch.endpoints);
+            (changes.frame, changes.pairs) = (frame, pairs);
+        }
+        for delete in &delta.delete {
+            match delete {
+                Delete::Pipeline(id) => self.forget(*id),
+                Delete::PeerSet(_) => {} // Went with the last chain that looked it up.
+            }
+        }
+        changes.log = core::mem::take(&mut self.log);
+        (changes.joins, changes.leaves) =
+            self.members(ruleset, &delta.switch.members, &changes.log);
+        let closes = !changes.leaves.is_empty() || !changes.frame.is_empty();
+        if closes {
+            changes.frame.extend(self.restamp());
+        }
+        Ok(changes)
+    }
+
+    /// Binds endpoints anew.
+    fn rebind(
+        &mut self,
+        ruleset: &Ruleset,
+        endpoints: &[EndpointChange],
+    ) -> (BTreeSet<Name>, Vec<Edit>) {
+        for before in endpoints.iter().filter_map(|change| change.before.as_ref()) {
+            for address in &before.addresses {
+                for entries in self.dispatch.values_mut() {
+                    entries.remove(address);
+                }
+            }
+        }
+        let own = |state: &Self| {
+            [Family::V4, Family::V6].map(|family| {
+                let name = own_addresses(family);
+                state.table.sets.get(name).cloned().map(|pairs| (Name::from(name), pairs))
+            })
+        };
+        let before = own(self);
+        let mut builder = Builder { ruleset, state: self };
+        for after in endpoints.iter().filter_map(|change| change.after.as_ref()) {
+            builder.bind(after);
+        }
+        builder.state.dispatch.retain(|_, entries| !entries.is_empty());
+        let frame = builder.frame();
+        let pairs = before.into_iter().flatten().filter_map(|(set, before)| {
+            let after = self.table.sets.get(&set)?;
+            let (joins, leaves) = (after.without(&before), before.without(after));
+            (!joins.is_empty() || !leaves.is_empty()).then_some(Edit { set, joins, leaves })
+        });
+        (frame, pairs.collect())
+    }
+
+    /// Edits sets of addresses.
+    fn members(
+        &mut self,
+        ruleset: &Ruleset,
+        members: &[MemberChange],
+        log: &Log,
+    ) -> (Vec<Edit>, Vec<Edit>) {
+        let changed: BTreeMap<PeerSetId, &MemberChange> =
+            members.iter().map(|change| (change.set, change)).collect();
+        let mut sets: BTreeSet<Name> =
+            changed.keys().filter_map(|id| self.holders.get(id)).flatten().cloned().collect();
+        // What has just been made has its members.
+        sets.retain(|set| !log.created.contains(&Object::Set(set.clone())));
+        let (mut joining, mut leaving) = (Vec::new(), Vec::new());
+        for name in sets {
+            let Some(parts) = self.parts.get(&name) else { continue };
+            let Some(present) = self.table.sets.get(&name) else { continue };
+            let concerned = parts.iter().filter_map(|id| changed.get(id));
+            let joins = concerned.clone().flat_map(|change| change.joins.iter());
+            let joins: Vec<IpAddr> =
+                joins.filter(|address| !present.contains_address(*address)).collect();
+            let still = |address: &IpAddr| {
+                parts.iter().any(|id| {
+                    ruleset.peer_set(*id).is_some_and(|set| set.addresses.contains(*address))
+                })
+            };
+            let leaves = concerned.flat_map(|change| change.leaves.iter());
+            let leaves: Vec<IpAddr> = leaves.filter(|address| !still(address)).collect();
+            let family = if matches!(present, Elements::V4(_)) { Family::V4 } else { Family::V6 };
+            let joins = Elements::of_family(family, joins.into_iter());
+            let leaves = Elements::of_family(family, leaves.into_iter());
+            let none = Elements::of_family(family, core::iter::empty());
+            if let Some(present) = self.table.sets.get_mut(&name) {
+                present.edit(&joins, &leaves);
+            }
+            if !joins.is_empty() {
+                joining.push(Edit { set: name.clone(), joins, leaves: none.clone() });
+            }
+            if !leaves.is_empty() {
+                leaving.push(Edit { set: name, joins: none, leaves });
+            }
+        }
+        (joining, leaving)
+    }
+
+    /// Returns an order in which the parts of a delta are safe one by one.
+    ///
+    /// Sets of the NetworkPolicy tier only: there, members that join open and those that leave close, however often a packet
+    /// looks them up on its way.
+    fn order(&self, ruleset: &Ruleset, delta: &Delta) -> Result<Order, Indivisible> {
+        let switch = &delta.switch;
+        if switch.members.is_empty() {
+            return Ok(Order::default());
+        }
+        for change in &switch.members {
+            // How sets are put together hangs on how large they are.
+            let after = ruleset.peer_set(change.set).map_or(0, |set| set.addresses.len());
+            let before = (after + change.leaves.len()).saturating_sub(change.joins.len());
+            if (before > LARGE) != (after > LARGE) {
+                return Err(Indivisible);
+            }
+        }
+        if self.is_ordered(&switch.members) {
+            return Err(Indivisible);
+        }
+        let of = |addresses: &[IpAddr], members: Addresses| {
+            switch
+                .members
+                .iter()
+                .flat_map(|change| members(change).iter())
+                .all(|address| addresses.contains(&address))
+        };
+        let none =
+            |members: Addresses| switch.members.iter().all(|change| members(change).is_empty());
+        match switch.endpoints.as_slice() {
+            [] if switch.nodes.is_empty() && delta.create.is_empty() && delta.delete.is_empty() => {
+                if self.opens_and_closes(&switch.members) {
+                    return Err(Indivisible);
+                }
+                Ok(Order::JoinsThenLeaves)
+            }
+            // Nobody is judged by its own membership, so what others know of it is another step than what it may do.
+            [EndpointChange { before: None, after: Some(pod) }]
+                if of(&pod.addresses, |change| &change.joins) && none(|change| &change.leaves) =>
+            {
+                Ok(Order::FrameThenJoins)
+            }
+            [EndpointChange { before: Some(pod), after: None }]
+                if of(&pod.addresses, |change| &change.leaves) && none(|change| &change.joins) =>
+            {
+                Ok(Order::LeavesThenFrame)
+            }
+            _ => Err(Indivisible),
+        }
+    }
+
+    /// Returns whether a set that changes is looked up where order decides.
+    fn is_ordered(&self, members: &[MemberChange]) -> bool {
+        let uses = |change: &MemberChange| self.uses.get(&change.set);
+        members.iter().filter_map(uses).any(|uses| uses.ordered > 0)
+    }
+
+    /// Returns whether one end of a flow could open before the other closes, as `Switch::split` has it: one address joins a set
+    /// of one direction, and another leaves one of the other.
+    fn opens_and_closes(&self, members: &[MemberChange]) -> bool {
+        let ends = |direction: Direction, of: Addresses| {
+            let used = members.iter().filter(|change| {
+                self.uses.get(&change.set).is_some_and(|uses| match direction {
+                    Direction::Ingress => uses.ingress > 0,
+                    Direction::Egress => uses.egress > 0,
+                })
+            });
+            used.flat_map(|change| of(change).iter()).collect::<BTreeSet<IpAddr>>()
+        };
+        if members.iter().all(|change| change.leaves.is_empty())
+            || members.iter().all(|change| change.joins.is_empty())
+        {
+            return false;
+        }
+        let differ = |opening: &BTreeSet<IpAddr>, closing: &BTreeSet<IpAddr>| {
+            opening.iter().any(|one| {
+                closing.iter().any(|other| one != other && one.is_ipv4() == other.is_ipv4())
+            })
+        };
+        let opening = |direction| ends(direction, |change| &change.joins);
+        let closing = |direction| ends(direction, |change| &change.leaves);
+        differ(&opening(Direction::Ingress), &closing(Direction::Egress))
+            || differ(&opening(Direction::Egress), &closing(Direction::Ingress))
+    }
+}
+
+#[cfg(test)]
+mod tests;

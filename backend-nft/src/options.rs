@@ -1,0 +1,86 @@
+//! What an embedder chooses about the table.
+
+use netpol_core::backend::Established;
+
+use crate::script::Stamp;
+
+/// Choices of an embedder.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct NftOptions {
+    /// What becomes of open connections that a later ruleset denies.
+    pub established: Established,
+    /// The bits of the connection mark that are ours under [`Established::Recheck`]; a row of at least two without gaps.
+    ///
+    /// The default leaves alone what others are known to use: 0x80 (AWS VPC CNI), 0xfff (Istio), 0x2000 (portmap),
+    /// 0x4000 and 0x8000 (kube-proxy), 0xf0000 (kube-router, Tailscale).
+    pub mark: u32,
+}
+
+impl Default for NftOptions {
+    fn default() -> Self {
+        Self { established: Established::default(), mark: 0xfff0_0000 }
+    }
+}
+
+impl NftOptions {
+    /// Returns the first generation; `None` where connections are not judged again.
+    pub(crate) const fn first_stamp(&self) -> Option<Stamp> {
+        match self.established {
+            Established::Keep => None,
+            Established::Recheck => {
+                let mask = self.mask();
+                Some(Stamp { mask, value: 1 << mask.trailing_zeros() })
+            }
+        }
+    }
+
+    /// Returns the mask, or the default where it is none that can count.
+    const fn mask(&self) -> u32 {
+        let bits = self.mark.count_ones();
+        let row = bits + self.mark.leading_zeros() + self.mark.trailing_zeros() == u32::BITS;
+        if bits >= 2 && row { self.mark } else { 0xfff0_0000 }
+    }
+}
+
+impl Stamp {
+    /// Returns the generation behind this one; zero is left out.
+    pub(crate) const fn next(self) -> Self {
+        let step = 1_u32 << self.mask.trailing_zeros();
+        let value = self.value.wrapping_add(step) & self.mask;
+        Self { value: if value == 0 { step } else { value }, ..self }
+    }
+
+    /// Returns whether the generation lies in the upper half of all there are.
+    #[cfg(feature = "apply")]
+    pub(crate) const fn is_high(self) -> bool {
+        self.value & self.high_bit() != 0
+    }
+
+    /// Returns the highest bit of the mask.
+    #[cfg(feature = "apply")]
+    pub(crate) const fn high_bit(self) -> u32 {
+        1 << (u32::BITS - 1 - self.mask.leading_zeros())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::NftOptions;
+
+    #[test]
+    fn generations_go_round_and_leave_zero_out() {
+        let options = NftOptions { mark: 0x0000_0c00, ..NftOptions::default() };
+        let first = options.first_stamp().unwrap();
+        assert_eq!((first.mask, first.value), (0xc00, 0x400));
+        assert_eq!(first.next().value, 0x800);
+        assert_eq!(first.next().next().value, 0xc00);
+        assert_eq!(first.next().next().next(), first);
+    }
+
+    #[test]
+    fn a_mask_with_gaps_is_not_used() {
+        let options = NftOptions { mark: 0x5000_0000, ..NftOptions::default() };
+        assert_eq!(options.first_stamp(), NftOptions::default().first_stamp());
+    }
+}
