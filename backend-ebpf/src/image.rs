@@ -56,6 +56,9 @@ pub type Class = u32;
 /// The number of a pod with its policies; 0 is none.
 pub type PodNumber = u32;
 
+/// Strict mode: the pod of addresses of pods that no known pod owns.
+pub(crate) const NOBODY: PodNumber = 1;
+
 /// The number of a policy; 0 lets everything pass without looking.
 pub type PolicyNumber = u32;
 
@@ -94,8 +97,8 @@ pub struct PodRow {
 pub struct Policy {
     /// The word of every class without one of its own.
     pub default: Word,
-    /// The first pipeline that is this policy.
-    pub pipeline: PipelineId,
+    /// The first pipeline that is this policy; none for what unknown pods may not do.
+    pub pipeline: Option<PipelineId>,
 }
 
 /// One row of a port list: ports with a common prefix that differ from the protocol's default.
@@ -114,9 +117,8 @@ pub struct PortRow {
 
 impl PortRow {
     /// Returns the last port.
-    pub(crate) const fn last(&self) -> u16 {
-        // 0 to 15 bits: a prefix has at least one.
-        self.port | ((1_u32 << 16_u32.saturating_sub(self.prefix as u32)) - 1) as u16
+    pub(crate) fn last(&self) -> u16 {
+        self.port | u16::MAX.checked_shr(self.prefix.into()).unwrap_or(0)
     }
 }
 

@@ -21,27 +21,34 @@ use core::net::IpAddr;
 use hashbrown::HashMap;
 use netpol_core::atoms::{Atoms, Bound, Classes};
 use netpol_core::backend::LowerError;
+use netpol_core::engine::Delta;
 use netpol_core::ir::{
-    Direction, Endpoint, Origin, PeerSetId, Peers, Pipeline, PipelineId, Ruleset, Settings, Situation,
+    Direction, Endpoint, Origin, PeerSetId, Peers, Pipeline, PipelineId, Ruleset, Settings,
+    Situation,
 };
 use netpol_core::model::ObjectRef;
 
-use crate::image::{Host, MapImage, Place, PodNumber, PodRow, Policy, PolicyNumber};
+use crate::image::{
+    CounterId, Host, MapImage, NOBODY, Place, PodNumber, PodRow, Policy, PolicyNumber, Word,
+};
 use key::{PolicyKey, origins};
 pub use limits::Limits;
 use numbers::Numbers;
-pub(crate) use patch::{Garbage, Patch};
+#[cfg(feature = "apply")]
+pub(crate) use patch::Garbage;
+pub(crate) use patch::Patch;
 use policy::{Counters, PolicyState, Shared};
 use ports::PortLists;
-pub(crate) use told::Told;
-pub(crate) use update::UpdateError;
+pub use told::Told;
+pub use update::UpdateError;
 
 /// Counters of what is no word's (`bpf/judge.h`).
-pub(crate) const GUARD_OF_INGRESS: u32 = 0;
-pub(crate) const GUARD_OF_EGRESS: u32 = 1;
-pub(crate) const UNKNOWN_DESTINATION: u32 = 2;
-pub(crate) const UNKNOWN_SOURCE: u32 = 3;
-const FIRST_COUNTER: u32 = 4;
+const GUARD_OF_INGRESS: CounterId = 0;
+const GUARD_OF_EGRESS: CounterId = 1;
+/// Strict mode: counters of the words of [`NOBODY`].
+const UNKNOWN_DESTINATION: CounterId = 2;
+const UNKNOWN_SOURCE: CounterId = 6;
+const FIRST_COUNTER: CounterId = 10;
 
 /// Up to so many counters, classes that rules tell apart are counted apart although they may do the same.
 const PLENTY: u32 = 1 << 16;
@@ -52,8 +59,11 @@ pub(crate) fn lower(ruleset: &Ruleset, limits: Limits) -> Result<MapImage, Lower
 }
 
 /// A ruleset and what it is lowered to, ready to follow changes.
+///
+/// Numbers of classes, pods, policies and port lists stay what they are while they mean something. So an image after
+/// changes and one lowered anew differ in numbers, and nothing else.
 #[derive(Debug)]
-pub(crate) struct Lowering {
+pub struct Lowering {
     image: MapImage,
     limits: Limits,
     settings: Settings,
@@ -76,6 +86,8 @@ pub(crate) struct Lowering {
     shared: Shared,
     /// What changed since it was taken.
     patch: Patch,
+    /// How many changes were followed.
+    changes: u64,
 }
 
 /// A pipeline that is there, and its policies by situation.
@@ -110,6 +122,8 @@ struct Kept {
     state: PolicyState,
     /// As often as they have situations in which this is their policy.
     users: BTreeMap<PipelineId, usize>,
+    /// With which change it came.
+    since: u64,
 }
 
 /// An endpoint as it is bound.
@@ -123,10 +137,13 @@ struct Binding {
 
 impl Lowering {
     /// Lowers a ruleset.
-    pub(crate) fn new(ruleset: &Ruleset, limits: Limits) -> Result<Self, LowerError> {
+    ///
+    /// # Errors
+    /// Names what does not fit, with numbers.
+    pub fn new(ruleset: &Ruleset, limits: Limits) -> Result<Self, LowerError> {
         let classes = Classes::of_ruleset(ruleset);
         let image = MapImage { ranges: ruleset.pod_ranges().clone(), ..MapImage::default() };
-        let counters = Counters { next: FIRST_COUNTER, plenty: PLENTY };
+        let counters = Counters::new(FIRST_COUNTER, PLENTY);
         let mut lowering = Self {
             image,
             limits,
@@ -144,7 +161,11 @@ impl Lowering {
             singles: BTreeSet::new(),
             shared: Shared { ports: PortLists::default(), born: Vec::new(), counters },
             patch: Patch::default(),
+            changes: 0,
         };
+        if lowering.image.is_strict() {
+            lowering.add_nobody();
+        }
         for (id, pipeline) in ruleset.pipelines() {
             lowering.add_pipeline(id, pipeline)?;
         }
@@ -162,11 +183,46 @@ impl Lowering {
         Ok(lowering)
     }
 
-    pub(crate) const fn image(&self) -> &MapImage {
+    /// Strict mode: adds the pod of addresses that no known pod owns, to which nothing passes and from which nothing
+    /// comes. The first numbers are its.
+    fn add_nobody(&mut self) {
+        let mut policy = |counter| {
+            let number = self.policy_numbers.take();
+            let default = Word::NOTHING.with_counter(counter);
+            self.image.policies.insert(number, Policy { default, pipeline: None });
+            number
+        };
+        let (ingress, egress) = (policy(UNKNOWN_DESTINATION), policy(UNKNOWN_SOURCE));
+        let row = PodRow {
+            ingress,
+            egress,
+            ingress_of_hairpin: ingress,
+            egress_of_hairpin: egress,
+            egress_to_node: egress,
+        };
+        let number = self.pod_numbers.take();
+        debug_assert_eq!(number, NOBODY);
+        self.image.pods.insert(number, row);
+    }
+
+    /// Returns what it is lowered to.
+    #[must_use]
+    pub const fn image(&self) -> &MapImage {
         &self.image
     }
 
+    /// Follows a change: `delta` leads to the next ruleset from the one that is lowered.
+    ///
+    /// # Errors
+    /// If it does not fit, or was made for another ruleset. This is of no use any more then: lower the ruleset anew.
+    pub fn follow(&mut self, delta: &Delta) -> Result<(), UpdateError> {
+        let patch = self.update(delta)?;
+        self.recycle(patch.garbage);
+        Ok(())
+    }
+
     /// Returns the largest numbers of a pod and of a policy that were ever given out.
+    #[cfg(feature = "apply")]
     pub(crate) const fn largest(&self) -> (PodNumber, PolicyNumber) {
         (self.pod_numbers.largest(), self.policy_numbers.largest())
     }
@@ -195,8 +251,7 @@ impl Lowering {
 
     /// Returns what must be known of an address.
     fn host(&self, address: IpAddr) -> Host {
-        let (class, range) =
-            (self.classes.class_of(address), self.classes.class_of_range(address));
+        let (class, range) = (self.classes.class_of(address), self.classes.class_of_range(address));
         let place = self.image.topology.pods.get(&address);
         let is_strict = self.image.is_strict();
         let mut nodes = self.image.topology.nodes.values();
@@ -287,7 +342,7 @@ impl Lowering {
         lead.policies.insert(number);
         let (state, rows) =
             PolicyState::new((id, situation), &lead.atoms, &self.classes, &mut self.shared);
-        self.image.policies.insert(number, Policy { default: state.default, pipeline: id });
+        self.image.policies.insert(number, Policy { default: state.default, pipeline: Some(id) });
         self.patch.policies.push((number, state.default));
         for (class, word) in rows {
             self.image.words.insert((number, class), word);
@@ -297,7 +352,8 @@ impl Lowering {
             self.inverted.insert(number);
         }
         self.policies_by_key.insert(key.clone(), number);
-        self.policies.insert(number, Kept { key, state, users: BTreeMap::from([(id, 1)]) });
+        let users = BTreeMap::from([(id, 1)]);
+        self.policies.insert(number, Kept { key, state, users, since: self.changes });
         Ok(number)
     }
 

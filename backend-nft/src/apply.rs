@@ -8,21 +8,23 @@
 //! packets of that moment, and a packet on its way reads new maps with old chains. Each transaction names the generation
 //! it was planned for; if anybody changed nftables in between, the kernel refuses it and we look again.
 
+mod drift;
 mod plan;
 mod transaction;
 mod update;
 
+use alloc::vec::Vec;
 use std::os::unix::fs::MetadataExt as _;
 use std::{fs, io};
 
-use netpol_core::backend::{Dataplane, Established, SyncError, Updated};
+use netpol_core::backend::{Dataplane, Drift, Established, SyncError, Updated};
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
 use crate::NftOptions;
 use crate::lower::{Lowering, Versions, unversioned};
 use crate::netlink::{
-    Failure, Half, Observed, Operation, Socket, clear, observe, set_names, stamp,
+    Failure, Half, Listener, Observed, Operation, Socket, clear, observe, set_names, stamp,
 };
 use crate::script::{Name, Stamp, Table};
 use plan::Plan;
@@ -143,8 +145,27 @@ impl Dataplane for NftDataplane {
         self.sync(ruleset).map(|()| Updated::BySync)
     }
 
+    fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
+        let (mut found, first) = (Vec::new(), self.options.first_stamp());
+        self.insist(|connection, _| {
+            found = connection.compare(ruleset, first)?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
+        let mut drifted = true;
+        self.insist(|connection, _| {
+            drifted = connection.has_drifted()?;
+            Ok(())
+        })?;
+        Ok(drifted)
+    }
+
     fn remove(&mut self) -> Result<(), SyncError> {
         self.insist(|connection, _| {
+            connection.look();
             connection.known = None;
             // Adding first makes it hold also where there is none.
             Transactions::new(&connection.socket, None, Fault::None)
@@ -160,6 +181,10 @@ struct Connection {
     socket: Socket,
     /// What was last made, and the generation at which it was so.
     known: Option<(u32, Lowering)>,
+    /// Hears of others' changes, once somebody asked.
+    listener: Option<Listener>,
+    /// Somebody else changed what is ours, or may have, since we last looked.
+    drifted: bool,
 }
 
 /// A network namespace, by device and inode: unique as long as it lives, and a socket keeps it alive.
@@ -173,7 +198,8 @@ fn here() -> Option<Namespace> {
 
 impl Connection {
     fn open() -> io::Result<Self> {
-        Ok(Self { namespace: here(), socket: Socket::open()?, known: None })
+        let (namespace, socket) = (here(), Socket::open()?);
+        Ok(Self { namespace, socket, known: None, listener: None, drifted: true })
     }
 
     /// Returns whether the calling thread is certainly in the connection's namespace.
@@ -189,6 +215,7 @@ impl Connection {
         number: u32,
         fault: Fault,
     ) -> Result<(), Failure> {
+        self.look();
         let generation = self.socket.generation()?;
         let known = self.known.take().filter(|(then, _)| *then == generation);
         let (versions, stamp) = match &known {

@@ -7,6 +7,7 @@ mod batch;
 mod conntrack;
 mod element;
 mod expression;
+mod listener;
 mod message;
 mod object;
 mod read;
@@ -14,6 +15,7 @@ mod socket;
 
 pub(crate) use batch::{Batch, Failure};
 pub(crate) use conntrack::{Half, clear};
+pub(crate) use listener::Listener;
 pub(crate) use object::Operation;
 pub(crate) use read::{Observed, observe, set_names, stamp};
 pub(crate) use socket::Socket;

@@ -1,5 +1,5 @@
 //! What becomes of open connections when the rules change, with real ones.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "test support")]
+#![expect(clippy::unwrap_used, reason = "test support")]
 
 use core::cell::Cell;
 use core::net::{IpAddr, SocketAddr};

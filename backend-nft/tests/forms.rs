@@ -1,6 +1,6 @@
 //! The program has four forms, and they say the same: what is sent over netlink, `Display`, `to_json`, and what the kernel
 //! holds afterwards. Shown on the rulesets of every case file, for every node and for the whole cluster.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test support")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "test support")]
 
 extern crate alloc;
 

@@ -351,6 +351,67 @@ fn a_hundred_thousand_members_fit_one_transaction() {
     });
 }
 
+#[test]
+fn what_others_change_is_heard_of_and_found() {
+    in_namespace(|| {
+        let ruleset = samples(1).remove(0);
+        let mut dataplane = NftDataplane::new();
+        let drift = |dataplane: &mut NftDataplane| {
+            let found = dataplane.verify(&ruleset).unwrap();
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(drift(&mut dataplane), ["table inet netpol is missing"]);
+        dataplane.sync(&ruleset).unwrap();
+        assert_eq!(drift(&mut dataplane), [""; 0]);
+        let _ = dataplane.may_have_drifted().unwrap();
+        dataplane.sync(&ruleset).unwrap();
+        assert!(!dataplane.may_have_drifted().unwrap());
+        for (damage, found) in [
+            ("flush chain inet netpol judge", "chain judge was changed"),
+            ("insert rule inet netpol to-pods accept", "chain to-pods was changed"),
+            ("add chain inet netpol foreign", "chain foreign should not be there"),
+            ("add set inet netpol foreign { type ipv4_addr; }", "set foreign should not be there"),
+            ("flush set inet netpol protocols-with-ports", "set protocols-with-ports was changed"),
+            (
+                "add element inet netpol own-addresses-4 { 9.9.9.9 . 9.9.9.9 }",
+                "set own-addresses-4 was changed",
+            ),
+            ("flush ruleset", "table inet netpol is missing"),
+        ] {
+            nft(&["-f", "-"], damage);
+            assert!(dataplane.may_have_drifted().unwrap(), "{damage}");
+            assert!(dataplane.may_have_drifted().unwrap(), "{damage}, asked again");
+            assert_eq!(drift(&mut dataplane), [found]);
+            dataplane.sync(&ruleset).unwrap();
+            assert!(!dataplane.may_have_drifted().unwrap(), "our own repair of {damage}");
+            nft(
+                &["-f", "-"],
+                "add table inet other { chain c { accept\n }\n }\ndelete table inet other\n",
+            );
+            assert!(!dataplane.may_have_drifted().unwrap(), "what others do elsewhere");
+        }
+    });
+}
+
+#[test]
+fn an_update_is_an_update_while_others_change_tables_of_their_own() {
+    in_namespace(|| {
+        let (mut set, mut dataplane) = (members(0..3), NftDataplane::new());
+        dataplane.sync(&open_to(&set)).unwrap();
+        let _ = dataplane.may_have_drifted().unwrap();
+        for number in 3..20 {
+            nft(&["-f", "-"], "add table inet other\ndelete table inet other\n");
+            set.addresses = members(0..number + 1).addresses;
+            let joins = members(number..number + 1).addresses;
+            let change = MemberChange { set: set.id(), joins, leaves: AddressSet::default() };
+            let switch = Switch { members: vec![change], ..Switch::default() };
+            let delta = Delta { switch, ..Delta::default() };
+            assert_eq!(dataplane.update(&open_to(&set), &delta).unwrap(), Updated::ByDelta);
+        }
+        assert_in_kernel(&open_to(&set));
+    });
+}
+
 /// Follows random events by `update`; after each, a successor finds nothing to write.
 #[test]
 fn updates_lead_where_a_sync_would() {

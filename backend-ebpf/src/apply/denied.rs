@@ -71,7 +71,7 @@ impl Event {
 pub(super) fn drain(
     lowering: &Lowering,
     ring: &mut Ring,
-    version: u64,
+    versions: (u64, u64),
     to: &mut Denials,
 ) -> io::Result<()> {
     let mut events = Vec::new();
@@ -81,7 +81,7 @@ pub(super) fn drain(
     }
     let told = lowering.told();
     for event in events {
-        let cause = cause(lowering, &told, &event, version);
+        let cause = cause(lowering, &told, &event, versions);
         let Event { flow, source_port, direction, .. } = event;
         let Some(cause) = cause else {
             // Of a policy that is gone: nothing says any more which it was.
@@ -99,9 +99,13 @@ fn cause(
     lowering: &Lowering,
     told: &BTreeMap<CounterId, Told>,
     event: &Event,
-    version: u64,
+    (first, version): (u64, u64),
 ) -> Option<Cause> {
     let told = told.get(&event.counter)?;
+    // Each change raises the version by one.
+    if event.version < first.saturating_add(told.since) {
+        return None;
+    }
     let peer = match event.direction {
         Direction::Ingress => event.flow.source,
         Direction::Egress => event.flow.destination,

@@ -13,9 +13,9 @@ use super::denied;
 use super::error::LoadError;
 use super::loaded::{Beginning, Checked, Loaded};
 use super::sys;
+use crate::Established;
 use crate::image::MapImage;
 use crate::lower::{Garbage, Limits, Lowering, Patch, UpdateError};
-use crate::Established;
 
 /// Once so many rows wait to be deleted, or not to be written again yet, it is done.
 const SWEEP_AT: usize = 8192;
@@ -28,6 +28,8 @@ const SWEEP_AT: usize = 8192;
 pub(super) struct Live {
     lowering: Lowering,
     loaded: Loaded,
+    /// The version that it was loaded as, and the one in force.
+    first: u64,
     version: u64,
     established: Established,
     /// Rows to delete.
@@ -76,6 +78,7 @@ impl Live {
         Ok(Self {
             lowering,
             loaded,
+            first: version,
             version,
             established,
             garbage: Garbage::default(),
@@ -134,9 +137,9 @@ impl Live {
         if self.meets_recent(&patch) {
             self.sweep()?;
         }
-        if !self.has_room() {
+        if !self.has_room(&patch) {
             self.sweep()?;
-            if !self.has_room() {
+            if !self.has_room(&patch) {
                 return Err(Unfit::Full);
             }
         }
@@ -156,8 +159,9 @@ impl Live {
         Ok(())
     }
 
-    fn has_room(&self) -> bool {
-        self.loaded.has_room(self.lowering.image(), &self.garbage, self.lowering.largest())
+    fn has_room(&self, patch: &Patch) -> bool {
+        let garbage = [&self.garbage, &patch.garbage];
+        self.loaded.has_room(self.lowering.image(), garbage, self.lowering.largest())
     }
 
     fn meets_recent(&self, patch: &Patch) -> bool {
@@ -195,6 +199,6 @@ impl Live {
         let lost = self.loaded.lost()?;
         to.lost += lost.saturating_sub(self.lost);
         self.lost = lost;
-        denied::drain(&self.lowering, self.loaded.ring(), self.version, to)
+        denied::drain(&self.lowering, self.loaded.ring(), (self.first, self.version), to)
     }
 }

@@ -102,11 +102,12 @@ impl Loaded {
         let counts = create("counts", PER_PROCESSOR_ARRAY, 4, 8, 0, counters)?;
         let rate = create("rate", PER_PROCESSOR_ARRAY, 4, 24, 0, 1)?;
         let denied = create("denied", RING, 0, 0, 0, RING_SIZE)?;
-        let state = create("state", ARRAY, 4, 16, MAPPABLE, 1)?;
+        let state = create("state", ARRAY, 4, 40, MAPPABLE, 1)?;
         let keeps = u32::from(beginning.established == Established::Keep);
         let mut value = beginning.version.to_ne_bytes().to_vec();
         value.extend(keeps.to_ne_bytes());
         value.extend(u32::from(image.is_strict()).to_ne_bytes());
+        value.resize(40, 0);
         let refused_state = |source| refused("state", 1, source);
         state.update(&0_u32.to_ne_bytes(), &value).map_err(refused_state)?;
         let version = Version::of(state.descriptor()).map_err(refused_state)?;
@@ -139,15 +140,22 @@ impl Loaded {
     }
 
     /// Returns whether all of an image, and garbage beside it, has room.
-    pub(super) fn has_room(&self, image: &MapImage, garbage: &Garbage, largest: (u32, u32)) -> bool {
+    pub(super) fn has_room(
+        &self,
+        image: &MapImage,
+        garbage: [&Garbage; 2],
+        largest: (u32, u32),
+    ) -> bool {
         let needed = image.rows();
+        let beside = |of: fn(&Garbage) -> usize| garbage.into_iter().map(of).sum::<usize>();
         let of = |number: u32| usize::try_from(number).unwrap_or(usize::MAX).saturating_add(1);
-        needed.hosts + garbage.hosts.len() <= self.room.hosts
-            && needed.networks + garbage.networks.len() <= self.room.networks
+        let ports = |garbage: &Garbage| garbage.ports.values().map(Vec::len).sum();
+        needed.hosts + beside(|garbage| garbage.hosts.len()) <= self.room.hosts
+            && needed.networks + beside(|garbage| garbage.networks.len()) <= self.room.networks
             && of(largest.0) <= self.room.pods
             && of(largest.1) <= self.room.policies
-            && needed.words + garbage.words.len() <= self.room.words
-            && needed.ports + garbage.ports.values().map(Vec::len).sum::<usize>() <= self.room.ports
+            && needed.words + beside(|garbage| garbage.words.len()) <= self.room.words
+            && needed.ports + beside(ports) <= self.room.ports
             && needed.counters <= self.room.counters
     }
 
@@ -194,7 +202,10 @@ impl Loaded {
     /// Deletes rows that no packet is judged by any more.
     pub(super) fn sweep(&self, garbage: &Garbage) -> io::Result<()> {
         let tables = rows::of_garbage(garbage);
-        tables.iter().zip(&self.maps).try_for_each(|(table, map)| table.delete(map))
+        tables.iter().zip(&self.maps).try_for_each(|(table, map)| table.delete(map))?;
+        let blocks = garbage.counters.iter();
+        let mut counters = blocks.flat_map(|(first, count)| *first..first.saturating_add(*count));
+        counters.try_for_each(|counter| self.counts.clear(&counter.to_ne_bytes()))
     }
 
     /// Shows the program a packet that opens a connection, as Ethernet frame, and returns what it does with it.
@@ -273,13 +284,14 @@ fn room(image: &MapImage, largest: (u32, u32)) -> Rows {
     let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     Rows {
         hosts: more(rows.hosts),
-        networks: more(rows.networks) * 2,
+        networks: more(rows.networks * 2),
         pods: number(largest.0).saturating_add(1024),
         policies: number(largest.1).saturating_add(1024),
         words: more(rows.words),
-        ports: more(rows.ports),
+        // A list is changed by another beside it.
+        ports: more(rows.ports * 2),
         ranges: rows.ranges,
-        counters: more(rows.counters),
+        counters: more(rows.counters * 2),
     }
 }
 
@@ -318,4 +330,3 @@ fn context(hook: Hook, frame: &[u8]) -> [u8; 56] {
     *family = if is_v6 { 10 } else { 2 };
     context
 }
-

@@ -86,8 +86,9 @@ impl Code {
                         | u64::from(low.cast_unsigned());
                     let stands_for = value & !0xff;
                     if stands_for == MAP || stands_for == VALUE {
-                        let place =
-                            maps.iter().position(|(number, _)| u64::from(*number) == value & 0xff)?;
+                        let place = maps
+                            .iter()
+                            .position(|(number, _)| u64::from(*number) == value & 0xff)?;
                         *used.get_mut(place)? = true;
                         let (_, map) = maps.get(place)?;
                         let kind = if stands_for == MAP { PSEUDO_MAP } else { PSEUDO_VALUE };

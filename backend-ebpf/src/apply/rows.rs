@@ -94,8 +94,7 @@ impl Table {
             let values = values.chunks_exact(value).map(in_force);
             keys.chunks_exact(key).map(<[u8]>::to_vec).zip(values).collect()
         };
-        let (mut found, mut expected) =
-            (rows(&keys, &values), rows(&self.keys, &self.values));
+        let (mut found, mut expected) = (rows(&keys, &values), rows(&self.keys, &self.values));
         found.sort_unstable();
         expected.sort_unstable();
         if self.shape.kind == ARRAY {
@@ -146,6 +145,8 @@ pub(super) fn of_image(image: &MapImage) -> [Table; 7] {
     for (network, class) in &image.networks {
         push_network(&mut networks, network, 0, *class, *class);
     }
+    // What hosts refer to that are no pods of ours.
+    push_pod(&mut pods, 0, &PodRow::default());
     for (number, row) in &image.pods {
         push_pod(&mut pods, *number, row);
     }
@@ -185,13 +186,7 @@ pub(super) fn of_garbage(garbage: &Garbage) -> [Table; 7] {
     tables
 }
 
-pub(super) fn push_host(
-    table: &mut Table,
-    address: IpAddr,
-    since: u64,
-    before: &Host,
-    now: &Host,
-) {
+pub(super) fn push_host(table: &mut Table, address: IpAddr, since: u64, before: &Host, now: &Host) {
     const HAS_CLASS: u32 = 1 << 31;
     const IS_NODE: u32 = 1 << 30;
     let [since, before, now] = [since, end(before), end(now)];

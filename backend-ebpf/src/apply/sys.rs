@@ -4,6 +4,7 @@
 use core::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 /// The commands of bpf(2) that are used, by their number in the kernel's user API.
 #[derive(Clone, Copy, Debug)]
@@ -184,11 +185,16 @@ impl Shape {
 }
 
 /// Returns how many processors there may ever be.
-pub(super) fn processors() -> io::Result<u32> {
+fn processors() -> io::Result<u32> {
+    static COUNT: OnceLock<u32> = OnceLock::new();
+    if let Some(count) = COUNT.get() {
+        return Ok(*count);
+    }
     // `0-3`, or `0,2-7`.
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u32>().ok());
-    last.map(|last| last + 1).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let count = last.map(|last| last + 1).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(*COUNT.get_or_init(|| count))
 }
 
 /// A map in the kernel.
@@ -231,8 +237,7 @@ impl Map {
         check(length(key)? == self.shape.key)?;
         let mut value = vec![0; usize::try_from(self.shape.read_size()?).unwrap_or(0)];
         let mut argument = Argument::new();
-        argument =
-            argument.descriptor(0, self.descriptor()).read(8, key).write(16, &mut value);
+        argument = argument.descriptor(0, self.descriptor()).read(8, key).write(16, &mut value);
         match argument.call(Command::MapLookup) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             other => other.map(|_| Some(value)),
@@ -254,6 +259,15 @@ impl Map {
         self.sizes(key, value, 1)?;
         let mut argument = Argument::new();
         argument = argument.descriptor(0, self.descriptor()).read(8, key).read(16, value);
+        argument.call(Command::MapUpdate).map(drop)
+    }
+
+    /// Sets the value of a key to zeros, on every processor.
+    pub(super) fn clear(&self, key: &[u8]) -> io::Result<()> {
+        check(length(key)? == self.shape.key)?;
+        let value = vec![0; usize::try_from(self.shape.read_size()?).unwrap_or(0)];
+        let mut argument = Argument::new();
+        argument = argument.descriptor(0, self.descriptor()).read(8, key).read(16, &value);
         argument.call(Command::MapUpdate).map(drop)
     }
 
@@ -355,10 +369,8 @@ pub(super) fn test_run(
 pub(super) fn number_of(program: BorrowedFd<'_>) -> io::Result<u32> {
     // `struct bpf_prog_info` begins with the kind and the number.
     let mut info = [0; 8];
-    let mut argument = Argument::new()
-        .descriptor(0, program)
-        .number(4, length(&info)?)
-        .write(8, &mut info);
+    let mut argument =
+        Argument::new().descriptor(0, program).number(4, length(&info)?).write(8, &mut info);
     argument.call(Command::Info)?;
     let [_, _, _, _, number @ ..] = info;
     Ok(u32::from_ne_bytes(number))

@@ -8,12 +8,6 @@
 
 #include "patched.h"
 
-struct state {
-	__u64 version; /* Of the ruleset. */
-	__u32 keeps; /* Open connections are not judged again. */
-	__u32 is_strict; /* An address of `RANGES` without a host's row is nobody's. */
-};
-
 struct address {
 	__u32 family; /* 4 or 6: an IPv4 address inside an IPv6 one is another address (NP-068). */
 	__u8 bytes[16]; /* IPv4: the first four, the others zero. */
@@ -37,6 +31,13 @@ struct host {
 	struct end now;
 };
 
+struct state {
+	__u64 version; /* Of the ruleset. */
+	__u32 keeps; /* Open connections are not judged again. */
+	__u32 is_strict; /* An address of `RANGES` without a pod is nobody's. */
+	struct host unknown; /* The row of hosts that have none: zeros. */
+};
+
 struct network_key {
 	__u32 prefix;
 	struct address address;
@@ -48,7 +49,7 @@ struct network {
 	__u32 now;
 };
 
-/* The policies of a pod; 0 lets everything pass. */
+/* The policies of a pod; 0 lets everything pass. Pod 0 has no others. */
 struct pod {
 	__u32 ingress;
 	__u32 egress;
@@ -95,23 +96,23 @@ struct packet {
 enum counter {
 	GUARD_OF_INGRESS,
 	GUARD_OF_EGRESS,
-	UNKNOWN_DESTINATION,
-	UNKNOWN_SOURCE,
 };
+
+/* Strict mode: the pod of addresses of pods that no known pod owns. Its policies let nothing pass. */
+#define NOBODY 1
 
 INLINE struct end end_of(const struct address *address, __u64 version)
 {
-	struct host *host = bpf_map_lookup_elem(HOSTS, address);
-	struct end none = {};
+	const struct host *host = bpf_map_lookup_elem(HOSTS, address);
 	if (!host)
-		return none;
+		host = (const struct host *)&STATE->unknown; /* The verifier has less to tell apart. */
 	return version >= host->since ? host->now : host->before;
 }
 
-INLINE __u32 class_of(struct end end, const struct address *address, __u64 version)
+INLINE __u32 class_of(__u32 class, const struct address *address, __u64 version)
 {
-	if (end.class & HAS_CLASS)
-		return end.class & CLASS;
+	if (class & HAS_CLASS)
+		return class & CLASS;
 	struct network_key key = { .prefix = 160, .address = *address };
 	struct network *network = bpf_map_lookup_elem(NETWORKS, &key);
 	if (!network)
@@ -146,50 +147,7 @@ INLINE void count(struct packet *packet, __u32 counter)
 }
 
 /* The bits of a word are explained in `image/word.rs`. */
-INLINE int passes(__u32 policy, struct end end, const struct address *peer, struct packet *packet, __u32 guard)
-{
-	if (!policy)
-		return 1;
-	struct word_key key = { .policy = policy, .class = class_of(end, peer, packet->version) };
-	__u64 *found = bpf_map_lookup_elem(WORDS, &key);
-	if (!found)
-		found = bpf_map_lookup_elem(POLICIES, &policy);
-	if (!found)
-		return 0;
-	__u64 word = *found;
-	__u32 counter = word >> 23 & 0x1fffff;
-	if (packet->content == WITHOUT_PORT) {
-		count(packet, counter);
-		return word >> 16 & 1;
-	}
-	__u32 at = place(packet->protocol);
-	int verdict = word >> (17 + at) & 1;
-	counter += 1 + at;
-	if (word >> (20 + at) & 1) {
-		if (packet->content == LATER_FRAGMENT) {
-			/* Not every port passes (NP-116). */
-			if (verdict)
-				counter = guard;
-			verdict = 0;
-		} else {
-			struct port_key ports = { .list = word >> 44, .protocol = packet->protocol };
-			for (int bit = 0; bit < 16; bit++) {
-				if (!(word >> bit & 1))
-					continue;
-				ports.prefix = 16 - bit;
-				ports.port = packet->port & (0xffff << bit);
-				__u32 *row = bpf_map_lookup_elem(PORTS, &ports);
-				if (row) {
-					verdict = *row & 1;
-					counter += 3 - at + (*row >> 1);
-					break;
-				}
-			}
-		}
-	}
-	count(packet, counter);
-	return verdict;
-}
+OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct packet *packet, __u32 guard);
 
 /* What user space is told of a packet that is dropped. */
 struct denial {

@@ -112,27 +112,29 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u64 version, __u32 is_strict, __u32
 
 	struct end source = end_of(&packet.source, version);
 	struct end destination = end_of(&packet.destination, version);
-	__u32 egress = 0, ingress = 0;
-	struct pod *pod;
-	if (source.pod) {
-		pod = bpf_map_lookup_elem(PODS, &source.pod);
-		if (!pod)
-			return NF_DROP;
-		egress = !forward			  ? pod->egress_to_node
-			 : source.pod == destination.pod ? pod->egress_of_hairpin
-							  : pod->egress;
+	if (is_strict) {
+		if (is_unknown(source, &packet.source))
+			source.pod = NOBODY;
+		/* What is delivered on the node itself is no pod's, and what a node sends is no pod's doing. */
+		if (forward && !(source.class & IS_NODE) && is_unknown(destination, &packet.destination))
+			destination.pod = NOBODY;
 	}
-	if (destination.pod && forward) {
-		pod = bpf_map_lookup_elem(PODS, &destination.pod);
-		if (!pod)
-			return NF_DROP;
-		ingress = source.pod == destination.pod ? pod->ingress_of_hairpin : pod->ingress;
+	struct pod *of_source = bpf_map_lookup_elem(PODS, &source.pod);
+	struct pod *of_destination = bpf_map_lookup_elem(PODS, &destination.pod);
+	if (!of_source || !of_destination)
+		return NF_DROP;
+	__u32 egress, ingress;
+	if (!forward) {
+		egress = of_source->egress_to_node;
+		ingress = 0;
+	} else if (source.pod == destination.pod) {
+		egress = of_source->egress_of_hairpin;
+		ingress = of_destination->ingress_of_hairpin;
+	} else {
+		egress = of_source->egress;
+		ingress = of_destination->ingress;
 	}
-	/* Strict mode. What is delivered on the node itself is no pod's. */
-	int from_nobody = is_strict && is_unknown(source, &packet.source);
-	int to_nobody = is_strict && forward && !(source.class & IS_NODE) &&
-			is_unknown(destination, &packet.destination);
-	if (!egress && !ingress && !from_nobody && !to_nobody)
+	if (!egress && !ingress)
 		return NF_ACCEPT;
 
 	if (version6) {
@@ -145,16 +147,11 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u64 version, __u32 is_strict, __u32
 	if (packet.content == NEIGHBOUR_DISCOVERY)
 		return NF_ACCEPT;
 	int is_ingress = 0;
-	if (from_nobody) {
-		count(&packet, UNKNOWN_SOURCE);
-	} else if (to_nobody) {
-		count(&packet, UNKNOWN_DESTINATION);
-		is_ingress = 1;
-	} else if (packet.content == UNREADABLE) {
+	if (packet.content == UNREADABLE) {
 		is_ingress = ingress != 0;
 		count(&packet, is_ingress ? GUARD_OF_INGRESS : GUARD_OF_EGRESS);
-	} else if (passes(egress, destination, &packet.destination, &packet, GUARD_OF_EGRESS)) {
-		if (passes(ingress, source, &packet.source, &packet, GUARD_OF_INGRESS))
+	} else if (passes(egress, destination.class, &packet.destination, &packet, GUARD_OF_EGRESS)) {
+		if (passes(ingress, source.class, &packet.source, &packet, GUARD_OF_INGRESS))
 			return NF_ACCEPT;
 		is_ingress = 1;
 	}
@@ -190,3 +187,49 @@ SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
 		bpf_map_update_elem(CHECKED, &conntrack, &version, 0);
 	return passed;
 }
+
+OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct packet *packet, __u32 guard)
+{
+	if (!policy)
+		return 1;
+	struct word_key key = { .policy = policy, .class = class_of(class, peer, packet->version) };
+	__u64 *found = bpf_map_lookup_elem(WORDS, &key);
+	if (!found)
+		found = bpf_map_lookup_elem(POLICIES, &policy);
+	if (!found)
+		return 0;
+	__u64 word = *found;
+	__u32 counter = word >> 23 & 0x1fffff;
+	if (packet->content == WITHOUT_PORT) {
+		count(packet, counter);
+		return word >> 16 & 1;
+	}
+	__u32 at = place(packet->protocol);
+	int verdict = word >> (17 + at) & 1;
+	counter += 1 + at;
+	if (word >> (20 + at) & 1) {
+		if (packet->content == LATER_FRAGMENT) {
+			/* Not every port passes (NP-116). */
+			if (verdict)
+				counter = guard;
+			verdict = 0;
+		} else {
+			struct port_key ports = { .list = word >> 44, .protocol = packet->protocol };
+			__u32 *row = 0;
+			for (int bit = 0; bit < 16 && !row; bit++) {
+				if (!(word >> bit & 1))
+					continue;
+				ports.prefix = 16 - bit;
+				ports.port = packet->port & (0xffff << bit);
+				row = bpf_map_lookup_elem(PORTS, &ports);
+			}
+			if (row) {
+				verdict = *row & 1;
+				counter += 3 - at + (*row >> 1);
+			}
+		}
+	}
+	count(packet, counter);
+	return verdict;
+}
+

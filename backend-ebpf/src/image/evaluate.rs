@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netpol_core::ir::{Dialled, Flow, Transport, Verdict};
 use netpol_core::model::Protocol;
 
-use super::{Class, MapImage, PodNumber, PodRow, PolicyNumber, Topology, Word};
+use super::{Class, MapImage, NOBODY, PodNumber, PodRow, PolicyNumber, Topology, Word};
 
 /// Where the kernel shows a packet to the program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,28 +95,22 @@ impl MapImage {
     pub fn judge(&self, packet: &Packet) -> Verdict {
         let Packet { hook, source: from, destination: to, content } = *packet;
         let (source, destination) = (self.host(from), self.host(to));
-        let hairpin = source.pod == destination.pod;
-        let row = self.pod(source.pod);
+        let of_source = if self.is_unknown(from) { NOBODY } else { source.pod };
+        let to_nobody = hook == Hook::Forward && !source.is_node && self.is_unknown(to);
+        let of_destination = if to_nobody { NOBODY } else { destination.pod };
+        let hairpin = of_source == of_destination;
+        let row = self.pod(of_source);
         let egress = match (hook, hairpin) {
             (Hook::LocalIn, _) => row.egress_to_node,
             (Hook::Forward, true) => row.egress_of_hairpin,
             (Hook::Forward, false) => row.egress,
         };
-        let row = self.pod(destination.pod);
+        let row = self.pod(of_destination);
         let ingress = match (hook, hairpin) {
             (Hook::LocalIn, _) => 0,
             (Hook::Forward, true) => row.ingress_of_hairpin,
             (Hook::Forward, false) => row.ingress,
         };
-        let to_nobody = hook == Hook::Forward && !source.is_node && self.is_unknown(to);
-        if self.is_unknown(from) || to_nobody {
-            return match content {
-                Content::NeighbourDiscovery => Verdict::Allow,
-                Content::Transport(_) | Content::LaterFragment(_) | Content::Unreadable => {
-                    Verdict::Deny
-                }
-            };
-        }
         self.judge_sides((egress, to), (ingress, from), content)
     }
 

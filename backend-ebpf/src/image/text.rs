@@ -41,13 +41,19 @@ impl fmt::Display for MapImage {
             }
             writeln!(f)?;
         }
-        writeln!(f, "networks: prefix -> class, where the address has none of its own; nothing matches: c0")?;
+        writeln!(
+            f,
+            "networks: prefix -> class, where the address has none of its own; nothing matches: c0"
+        )?;
         for (network, class) in &self.networks {
             writeln!(f, "  {network} -> c{class}")?;
         }
         writeln!(f, "words: policy, class -> what passes")?;
         for (number, policy) in &self.policies {
-            writeln!(f, "  policy {number} (pipeline {})", policy.pipeline)?;
+            match policy.pipeline {
+                Some(pipeline) => writeln!(f, "  policy {number} (pipeline {pipeline})")?,
+                None => writeln!(f, "  policy {number} (unknown pods)")?,
+            }
             for ((_, class), word) in self.words_of(*number) {
                 writeln!(f, "    c{class} -> {word}")?;
             }

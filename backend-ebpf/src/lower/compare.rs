@@ -10,7 +10,8 @@ use super::Lowering;
 
 impl Lowering {
     /// Returns whether this is what `ruleset` is lowered to. Costs a look at all of it.
-    pub(crate) fn is_of(&self, ruleset: &Ruleset) -> bool {
+    #[must_use]
+    pub fn is_of(&self, ruleset: &Ruleset) -> bool {
         let endpoints = || {
             ruleset.endpoints().all(|endpoint| {
                 let bound = self.endpoints.get(&endpoint.pod);

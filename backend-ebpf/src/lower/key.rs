@@ -4,7 +4,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use netpol_core::ir::{
-    Action, Direction, Origin, OwnNodeEgress, Peers, Pipeline, Ports, Rule, RuleBlock, Settings, Situation,
+    Action, Direction, Origin, OwnNodeEgress, Peers, Pipeline, Ports, Rule, RuleBlock, Settings,
+    Situation,
 };
 
 /// What a policy says: the rules of pipelines without their names. Pipelines with one key are one policy for as long as
@@ -54,11 +55,7 @@ impl PolicyKey {
                 Rest::Isolated(clauses(blocks).collect())
             }
         };
-        Self {
-            direction: pipeline.direction,
-            admin: clauses(&pipeline.admin).collect(),
-            rest,
-        }
+        Self { direction: pipeline.direction, admin: clauses(&pipeline.admin).collect(), rest }
     }
 
     /// Returns whether no rule can decide anything, and all passes.

@@ -78,12 +78,7 @@ impl Journal {
         }
     }
 
-    fn put(
-        &mut self,
-        network: IpNet,
-        class: Option<Class>,
-        networks: &mut BTreeMap<IpNet, Class>,
-    ) {
+    fn put(&mut self, network: IpNet, class: Option<Class>, networks: &mut BTreeMap<IpNet, Class>) {
         let before = match class {
             Some(class) => networks.insert(network, class),
             None => networks.remove(&network),

@@ -23,6 +23,7 @@ impl Numbers {
     }
 
     /// Returns the largest number that was ever given out.
+    #[cfg(feature = "apply")]
     pub(super) const fn largest(&self) -> u32 {
         self.used
     }

@@ -6,7 +6,9 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::image::{Class, Host, PodNumber, PodRow, PolicyNumber, PortRow, PortsId, Word};
+use crate::image::{
+    Class, CounterId, Host, PodNumber, PodRow, PolicyNumber, PortRow, PortsId, Word,
+};
 
 /// What leads from one image to the next, in the order that is safe.
 ///
@@ -36,18 +38,22 @@ pub(crate) struct Garbage {
     pub(crate) ports: BTreeMap<PortsId, Vec<PortRow>>,
     pub(crate) policies: Vec<PolicyNumber>,
     pub(crate) pods: Vec<PodNumber>,
+    /// The first of a block of counters, and how many.
+    pub(crate) counters: Vec<(CounterId, u32)>,
 }
 
+#[cfg(feature = "apply")]
 impl Garbage {
     /// Adds what another change left.
     pub(crate) fn add(&mut self, other: Self) {
-        let Self { hosts, networks, words, ports, policies, pods } = other;
+        let Self { hosts, networks, words, ports, policies, pods, counters } = other;
         self.hosts.extend(hosts);
         self.networks.extend(networks);
         self.words.extend(words);
         self.ports.extend(ports);
         self.policies.extend(policies);
         self.pods.extend(pods);
+        self.counters.extend(counters);
     }
 
     /// Returns how many keys there are.
@@ -58,5 +64,6 @@ impl Garbage {
             + self.ports.values().map(Vec::len).sum::<usize>()
             + self.policies.len()
             + self.pods.len()
+            + self.counters.len()
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct PolicyState {
     pub(super) default: Word,
     /// Classes that no set of the policy holds have rows.
     pub(super) is_inverted: bool,
+    /// Its counters: the first ones, and how many.
+    pub(super) blocks: Vec<(CounterId, u32)>,
 }
 
 /// What a word says but for its counters, and what kinds of reasons they count. Classes of one manner may share a row.
@@ -48,12 +50,38 @@ enum Kind {
 /// Counters of a word that are not those of its port list's rows: protocols without ports, TCP, UDP, SCTP.
 const PLAIN: usize = 4;
 
-/// Gives out counters.
+/// Gives out counters, in blocks.
 #[derive(Debug)]
 pub(super) struct Counters {
     pub(super) next: CounterId,
     /// Up to here, what can be told apart is counted apart.
     pub(super) plenty: CounterId,
+    /// Blocks that count for nobody, by size.
+    free: BTreeMap<u32, Vec<CounterId>>,
+}
+
+impl Counters {
+    pub(super) const fn new(next: CounterId, plenty: CounterId) -> Self {
+        Self { next, plenty, free: BTreeMap::new() }
+    }
+
+    fn take(&mut self, count: u32) -> CounterId {
+        if let Some(block) = self.free.get_mut(&count).and_then(Vec::pop) {
+            return block;
+        }
+        let first = self.next;
+        self.next = first.saturating_add(count);
+        first
+    }
+
+    /// Takes back a block that stands at zero.
+    pub(super) fn free(&mut self, (first, count): (CounterId, u32)) {
+        self.free.entry(count).or_default().push(first);
+    }
+
+    fn are_short(&self, count: u32) -> bool {
+        self.next >= self.plenty && self.free.get(&count).is_none_or(Vec::is_empty)
+    }
 }
 
 /// What all policies share.
@@ -88,6 +116,7 @@ impl PolicyState {
             default_manner: usize::MAX,
             default: Word::NOTHING,
             is_inverted: false,
+            blocks: Vec::new(),
         };
         let situation = lead.1;
         let nobody = policy.manner(atoms.default_pieces(situation), shared);
@@ -161,14 +190,13 @@ impl PolicyState {
     /// Returns the word of a manner with counters of its own, as long as there are plenty.
     fn with_counters(&mut self, manner: usize, counters: &mut Counters) -> Word {
         let Some(manner) = self.manners.get_mut(manner) else { return Word::NOTHING };
-        let is_short = counters.next >= counters.plenty;
-        if let Some(counter) = manner.counter.filter(|_| is_short) {
+        let count = u32::try_from(PLAIN + manner.rows.len()).unwrap_or(u32::MAX);
+        if let Some(counter) = manner.counter.filter(|_| counters.are_short(count)) {
             return manner.word.with_counter(counter);
         }
-        let counter = counters.next;
-        let count = u32::try_from(PLAIN + manner.rows.len()).unwrap_or(u32::MAX);
-        counters.next = counter.saturating_add(count);
+        let counter = counters.take(count);
         manner.counter.get_or_insert(counter);
+        self.blocks.push((counter, count));
         manner.word.with_counter(counter)
     }
 
@@ -196,8 +224,7 @@ impl PolicyState {
                 let place_of = u32::try_from(place).unwrap_or(u32::MAX);
                 let counter = word.counter().saturating_add(place_of);
                 let tally = tallies.entry(counter);
-                let tally =
-                    tally.or_insert(Tally { counter, verdict, reasons: BTreeSet::new() });
+                let tally = tally.or_insert(Tally { counter, verdict, reasons: BTreeSet::new() });
                 let reasons = reasons(pieces, *word, &manner.rows, place);
                 tally.reasons.extend(reasons.into_iter().cloned());
             }
@@ -223,12 +250,7 @@ impl Kind {
 }
 
 /// Returns the reasons for what is counted at a place: those of the traffic that gets there.
-fn reasons<'a>(
-    pieces: &'a Pieces,
-    word: Word,
-    rows: &[PortRow],
-    place: usize,
-) -> Vec<&'a Reason> {
+fn reasons<'a>(pieces: &'a Pieces, word: Word, rows: &[PortRow], place: usize) -> Vec<&'a Reason> {
     let of = |protocol, verdict, low, high| {
         let within = pieces.ports().iter().filter(move |piece| {
             piece.protocol == protocol

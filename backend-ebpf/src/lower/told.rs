@@ -16,46 +16,58 @@ use super::{
 use crate::image::{CounterId, PolicyNumber};
 
 /// What one counter counts.
-#[derive(Clone, Debug)]
-pub(crate) struct Told {
-    pub(crate) direction: Direction,
-    pub(crate) verdict: Verdict,
-    pub(crate) cause: Cause,
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Told {
+    /// Of which side.
+    pub direction: Direction,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// What decided.
+    pub cause: Cause,
     /// The policy that it is of.
-    pub(crate) policy: Option<PolicyNumber>,
+    pub policy: Option<PolicyNumber>,
+    /// With which of the changes that were followed it came; before, the counter may have been another's.
+    pub since: u64,
 }
 
 impl Lowering {
     /// Returns what the counters count that can count anything.
-    pub(crate) fn told(&self) -> BTreeMap<CounterId, Told> {
+    #[must_use]
+    pub fn told(&self) -> BTreeMap<CounterId, Told> {
         let fixed = |direction, cause| Told {
             direction,
             verdict: Verdict::Deny,
             cause,
             policy: None,
+            since: 0,
         };
         let mut told = BTreeMap::from([
             (GUARD_OF_INGRESS, fixed(Direction::Ingress, Cause::Guard)),
             (GUARD_OF_EGRESS, fixed(Direction::Egress, Cause::Guard)),
         ]);
         if self.image.is_strict() {
-            told.insert(UNKNOWN_DESTINATION, fixed(Direction::Ingress, Cause::UnknownPod));
-            told.insert(UNKNOWN_SOURCE, fixed(Direction::Egress, Cause::UnknownPod));
+            for place in 0..4 {
+                let unknown = |direction| fixed(direction, Cause::UnknownPod);
+                told.insert(UNKNOWN_DESTINATION + place, unknown(Direction::Ingress));
+                told.insert(UNKNOWN_SOURCE + place, unknown(Direction::Egress));
+            }
         }
         for (number, kept) in &self.policies {
             let names = Names::new(self, kept);
-            let direction = kept.key.direction;
+            let (direction, since) = (kept.key.direction, kept.since);
             for tally in kept.state.tallies().filter(|tally| !tally.reasons.is_empty()) {
                 let cause = names.cause(tally.reasons.iter());
                 let (verdict, policy) = (tally.verdict, Some(*number));
-                told.insert(tally.counter, Told { direction, verdict, cause, policy });
+                told.insert(tally.counter, Told { direction, verdict, cause, policy, since });
             }
         }
         told
     }
 
     /// Returns why a policy denies this to a peer; nothing if it does not.
-    pub(crate) fn denied_by(
+    #[must_use]
+    pub fn denied_by(
         &self,
         policy: PolicyNumber,
         peer: core::net::IpAddr,
@@ -79,7 +91,8 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(lowering: &'a Lowering, kept: &Kept) -> Self {
-        let pipeline = |id: &PipelineId| lowering.pipelines.get(id).map(|lowered| &lowered.pipeline);
+        let pipeline =
+            |id: &PipelineId| lowering.pipelines.get(id).map(|lowered| &lowered.pipeline);
         let users: Vec<&Pipeline> = kept.users.keys().filter_map(pipeline).collect();
         let isolating = users
             .iter()

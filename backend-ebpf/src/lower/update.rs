@@ -16,7 +16,8 @@ use crate::image::{Host, PodNumber, PolicyNumber};
 
 /// Why a change could not be followed. What is lowered is of no use any more: lower the ruleset anew.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UpdateError {
+#[non_exhaustive]
+pub enum UpdateError {
     /// It does not fit.
     #[error(transparent)]
     Lower(#[from] LowerError),
@@ -38,6 +39,7 @@ struct Touched {
 impl Lowering {
     /// Follows a change. The image is the next one then; the patch leads to it from the one before.
     pub(crate) fn update(&mut self, delta: &Delta) -> Result<Patch, UpdateError> {
+        self.changes += 1;
         let mut touched = Touched::default();
         for create in &delta.create {
             if let Create::PeerSet(id, set) = create {
@@ -190,6 +192,7 @@ impl Lowering {
             }
         }
         self.patch.garbage.policies.push(number);
+        self.patch.garbage.counters.extend(&kept.state.blocks);
         let (id, _) = kept.state.lead;
         let Some(lead) = self.leads.get_mut(&id) else { return };
         lead.policies.remove(&number);
@@ -283,11 +286,13 @@ impl Lowering {
         }
     }
 
-    /// Takes the numbers back that garbage held, once the kernel has none of it any more.
+    /// Takes the numbers back that garbage held, once the kernel has none of it any more and
+    /// the counters stand at zero.
     pub(crate) fn recycle(&mut self, garbage: Garbage) {
         self.classes.recycle();
         garbage.policies.into_iter().for_each(|number| self.policy_numbers.free(number));
         garbage.pods.into_iter().for_each(|number| self.pod_numbers.free(number));
+        garbage.counters.into_iter().for_each(|block| self.shared.counters.free(block));
         garbage.ports.into_keys().for_each(|list| self.shared.ports.free(list));
     }
 }

@@ -9,7 +9,6 @@
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
     clippy::std_instead_of_core,
-    clippy::std_instead_of_alloc,
     reason = "a benchmark prints figures"
 )]
 

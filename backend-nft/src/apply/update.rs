@@ -28,10 +28,31 @@ impl Connection {
             Err(Indivisible) => return Ok(false),
         };
         self.make_room(before, known.stamp)?;
-        let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
-        carry_out(&mut transactions, &changes, &known.table)?;
-        self.known = transactions.generation.map(|generation| (generation, known));
+        let mut made = self.carry_out(generation, fault, &changes, &known.table);
+        if matches!(made, Err((Failure::Outdated, true))) {
+            // Others wrote before we did anything. If it was nothing of ours, what is known still holds.
+            if let Some(generation) = self.since_unchanged()? {
+                made = self.carry_out(generation, fault, &changes, &known.table);
+            }
+        }
+        let generation = made.map_err(|(failure, _)| failure)?;
+        self.known = generation.map(|generation| (generation, known));
         Ok(true)
+    }
+
+    /// Carries changes out. Returns the generation that was made; with a failure, whether nothing was done.
+    fn carry_out(
+        &self,
+        generation: u32,
+        fault: Fault,
+        changes: &Changes,
+        table: &Table,
+    ) -> Result<Option<u32>, (Failure, bool)> {
+        let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
+        match carry_out(&mut transactions, changes, table) {
+            Ok(()) => Ok(transactions.generation),
+            Err(failure) => Err((failure, transactions.generation == Some(generation))),
+        }
     }
 }
 

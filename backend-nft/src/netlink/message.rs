@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 /// `NFNL_SUBSYS_NFTABLES`.
-const NFTABLES: u16 = 10;
+pub(super) const NFTABLES: u16 = 10;
 /// `NFPROTO_INET`.
 pub(super) const INET: u8 = 1;
 /// `NLM_F_REQUEST`.
@@ -54,7 +54,12 @@ pub(super) enum Kind {
 impl Kind {
     /// Returns `nlmsg_type`.
     pub(super) const fn number(self) -> u16 {
-        NFTABLES << 8 | self as u16
+        Self::of(self as u16)
+    }
+
+    /// Returns `nlmsg_type` of an `NFT_MSG_…`.
+    pub(super) const fn of(number: u16) -> u16 {
+        NFTABLES << 8 | number
     }
 }
 

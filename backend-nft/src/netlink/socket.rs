@@ -33,8 +33,8 @@ impl Socket {
         Ok(socket)
     }
 
-    fn option(&self, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
-        let length = libc::socklen_t::try_from(size_of::<c_int>()).unwrap_or_default();
+    fn option<T>(&self, level: c_int, name: c_int, value: T) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
         // SAFETY: `value` lives through the call and has the length that is given.
         let result = unsafe {
             libc::setsockopt(
@@ -46,6 +46,57 @@ impl Socket {
             )
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Returns the number by which the kernel knows the socket.
+    pub(super) fn port(&self) -> io::Result<u32> {
+        // SAFETY: all zeros are a valid value.
+        let mut address: libc::sockaddr_nl = unsafe { core::mem::zeroed() };
+        let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_nl>()).unwrap_or_default();
+        address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).unwrap_or_default();
+        let address = &raw mut address;
+        // SAFETY: the address lives through the calls and has the length that is given. Binding gives an unused number.
+        let number = unsafe {
+            let mut length = size;
+            let done = libc::getsockname(self.0.as_raw_fd(), address.cast(), &raw mut length) == 0
+                && ((*address).nl_pid != 0
+                    || libc::bind(self.0.as_raw_fd(), address.cast(), size) == 0
+                        && libc::getsockname(self.0.as_raw_fd(), address.cast(), &raw mut length)
+                            == 0);
+            done.then(|| (*address).nl_pid)
+        };
+        number.ok_or_else(io::Error::last_os_error)
+    }
+
+    /// Joins a group that the kernel tells things to.
+    pub(super) fn join(&self, group: c_int) -> io::Result<()> {
+        self.port()?; // A socket without a number is told nothing.
+        self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
+    }
+
+    /// Asks for room for what is not read yet; less is no error.
+    pub(super) fn make_room(&self, bytes: c_int) {
+        let forced = self.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes);
+        let _ = forced.or_else(|_| self.option(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes));
+    }
+
+    /// Has the kernel leave out what it tells because of messages from another socket.
+    pub(super) fn ignore_port(&self, port: u32) -> io::Result<()> {
+        const fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+            // The codes are small.
+            #[expect(clippy::cast_possible_truncation, reason = "BPF codes have 16 bits")]
+            libc::sock_filter { code: code as u16, jt, jf, k }
+        }
+        // `nlmsg_pid` stands at offset 12; a word is loaded as the network would write it.
+        let port = u32::from_be_bytes(port.to_ne_bytes());
+        let mut program = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 12),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, port),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        ];
+        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        self.option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter)
     }
 
     /// Sends a whole transaction or request at once.

@@ -15,7 +15,7 @@ use netpol_core::backend::{Dataplane, SyncError};
 use netpol_core::ir::{Flow, Ruleset, Verdict};
 
 use super::traffic::{History, Traffic};
-use super::world::{OWN, World, expected};
+use super::world::{OWN, Temper, World, expected};
 
 /// Makes a dataplane whose rules outlive it, with what it has to keep below a directory of a BPF file system.
 pub(super) type Surviving = fn(&Path) -> Box<dyn Dataplane + Send>;
@@ -52,7 +52,7 @@ pub(super) fn holds(new: Surviving, victim: &str, pins: bool, kills: usize) {
         bpf_file_system(&directory).unwrap();
     }
     let seed = u64::try_from(seed).unwrap();
-    let mut world = World::new(seed, EVENTS);
+    let mut world = World::new(seed, EVENTS, Temper::Wild);
     let kept = kept(&mut world);
     let (script, desired) = script(&mut world, &kept);
     let mut crowd = Crowd::build().unwrap();
@@ -180,7 +180,7 @@ pub(super) fn victim(new: Surviving) {
     let script: Vec<usize> = numbers.collect();
     let mut is_ready = false;
     loop {
-        let mut world = World::new(seed, EVENTS);
+        let mut world = World::new(seed, EVENTS, Temper::Wild);
         world.carry_out(&script[..start]);
         if !is_ready {
             println!("\n{READY}");

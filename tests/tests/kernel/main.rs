@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod churn;
+mod established;
 mod hairpin;
 mod hitless;
 mod killed;
@@ -35,6 +36,7 @@ use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
 use churn::Amount;
+use established::Treating;
 
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
@@ -51,7 +53,7 @@ struct Offers {
 
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr, treats: $treats:expr) => {
         mod $backend {
             use super::*;
 
@@ -96,6 +98,16 @@ macro_rules! exam {
                 $kernel_test(|| killed::holds($survives, victim, $pins, $kills));
             }
 
+            #[test]
+            fn open_connections_are_cut_or_kept_as_asked_in_the_kernel() {
+                $kernel_test(|| offered::<Treating>($treats, established::holds));
+            }
+
+            #[test]
+            fn open_connections_that_stay_allowed_lose_nothing_in_the_kernel() {
+                $kernel_test(|| offered::<Treating>($treats, established::lose_nothing));
+            }
+
             /// The process that is killed.
             #[test]
             fn victim() {
@@ -119,7 +131,8 @@ exam!(
     changes: Amount { updates: 10_000, syncs: 500 },
     survives: |pins| Box::new(ebpf().pinned(pins.join("netpol"))),
     pins: true,
-    kills: 200
+    kills: 200,
+    treats: Some(|established| Box::new(ebpf().with_established(established)))
 );
 exam!(
     nft,
@@ -130,30 +143,41 @@ exam!(
     changes: Amount { updates: 10_000, syncs: 500 },
     survives: |_| Box::new(NftDataplane::new()),
     pins: false,
-    kills: 200
+    kills: 200,
+    treats: Some(|established| Box::new(NftDataplane::new().with_established(established)))
 );
 exam!(
     iptables_nft,
     IptablesDataplane::with_variant(Variant::Nft),
     kernel_test,
-    Offers { strict: false },
+    Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200 },
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
     pins: false,
-    kills: 100
+    kills: 100,
+    treats: None
 );
 exam!(
     iptables_legacy,
     IptablesDataplane::with_variant(Variant::Legacy),
     kernel_test,
-    Offers { strict: false },
+    Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200 },
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
     pins: false,
-    kills: 100
+    kills: 100,
+    treats: None
 );
+
+/// Runs what a backend offers, and says what it does not.
+fn offered<T>(what: Option<T>, holds: impl FnOnce(T)) {
+    match what {
+        Some(what) => holds(what),
+        None => eprintln!("NOT OFFERED by this backend: {}", std::any::type_name::<T>()),
+    }
+}
 
 /// A dataplane that need not ask the kernel what it is.
 fn ebpf() -> EbpfDataplane {

@@ -26,14 +26,31 @@ pub(super) struct World {
     /// What may happen.
     pool: Vec<Event>,
     random: Random,
+    temper: Temper,
     /// Flows between ends that occur.
     pub(super) flows: Vec<Flow>,
 }
 
+/// What happens in a world.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Temper {
+    /// Anything, several things at once, under tiers: much of it can only be carried out as a whole.
+    Wild,
+    /// One thing at a time, to pods and NetworkPolicies: most of it are a few members that come and go.
+    Calm,
+}
+
 impl World {
     /// A world in which one of `events` different things happens each time.
-    pub(super) fn new(seed: u64, events: u64) -> Self {
-        let shape = Shape { pods: 16, network_policies: 10, flows: 4000, ..Shape::default() };
+    pub(super) fn new(seed: u64, events: u64, temper: Temper) -> Self {
+        let cluster_network_policies = if temper == Temper::Wild { 6 } else { 0 };
+        let shape = Shape {
+            pods: 16,
+            network_policies: 10,
+            cluster_network_policies,
+            flows: 4000,
+            ..Shape::default()
+        };
         let generate::Case { mut cluster, flows, .. } = generate::case(seed, shape);
         let mut node = Node {
             addresses: OWN.map(|address| address.parse().unwrap()).into(),
@@ -44,7 +61,7 @@ impl World {
         cluster.pods.values_mut().for_each(|pod| pod.node = Some(NODE.into()));
         let mut random = Random::seeded(seed);
         let pool = (0..events)
-            .filter_map(|number| tame(event(seed.wrapping_mul(1_000_003) + number)))
+            .filter_map(|number| tame(event(seed.wrapping_mul(1_000_003) + number), temper))
             .collect();
         let mut flows: Vec<Flow> = flows
             .into_iter()
@@ -61,13 +78,16 @@ impl World {
         let subject = Subject { cluster: &cluster, node: &arc, settings, pod_ranges: &[] };
         let mut engine = Engine::new(subject.options());
         engine.apply_batch(puts(&cluster).into_iter().chain([Event::InSync]));
-        Self { cluster, engine, pool, random, flows }
+        Self { cluster, engine, pool, random, temper, flows }
     }
 
     /// Has one thing happen that changes what must be enforced. Returns which of the pool.
     pub(super) fn change(&mut self) -> (Vec<usize>, Delta) {
         loop {
-            let count = self.random.between(1, 3);
+            let count = match self.temper {
+                Temper::Wild => self.random.between(1, 3),
+                Temper::Calm => 1,
+            };
             let chosen: Vec<usize> =
                 (0..count).map(|_| self.random.below(self.pool.len())).collect();
             let delta = self.carry_out(&chosen);
@@ -128,8 +148,16 @@ pub(super) fn expected(cluster: &Cluster, flow: &Flow) -> Verdict {
 }
 
 /// Keeps nodes as they are, and every pod on the one.
-fn tame(event: Event) -> Option<Event> {
+fn tame(event: Event, temper: Temper) -> Option<Event> {
     match event {
+        Event::PutNamespace(_)
+        | Event::DeleteNamespace(_)
+        | Event::PutClusterNetworkPolicy(_)
+        | Event::DeleteClusterNetworkPolicy(_)
+            if temper == Temper::Calm =>
+        {
+            None
+        }
         Event::PutPod(mut pod) => {
             pod.node = Some(NODE.into());
             let has_own = |address: &IpAddr| OWN.contains(&address.to_string().as_str());

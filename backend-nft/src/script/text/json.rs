@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::{Number, Six, TABLE, whole, word};
 use crate::script::{
-    AddressRange, Chain, Elements, Hook, Key, Match, Rule, Script, Statement, Targets, Verdict,
+    AddressRange, Chain, Elements, End, Key, Match, Rule, Script, Stamp, Statement, Targets,
+    Verdict, View,
 };
 
 impl Script {
@@ -46,25 +47,30 @@ fn chain_object(name: &str, chain: &Chain) -> Value {
     let mut object = json!({ "family": "inet", "table": TABLE, "name": name });
     if let (Some(hook), Value::Object(fields)) = (chain.hook, &mut object) {
         fields.insert("type".into(), "filter".into());
-        fields.insert("hook".into(), hook_name(hook).into());
+        fields.insert("hook".into(), hook.to_string().into());
         fields.insert("prio".into(), 0.into());
         fields.insert("policy".into(), "accept".into());
     }
     json!({ "chain": object })
 }
 
-fn hook_name(hook: Hook) -> Value {
-    hook.to_string().into()
-}
-
 fn rule_object(chain: &str, rule: &Rule) -> Value {
-    let mut expressions: Vec<Value> = rule.matches.iter().map(condition).collect();
-    expressions.push(match &rule.statement {
-        Statement::Verdict(verdict) => verdict_value(verdict),
+    let mut expressions: Vec<Value> = rule.matches.iter().flat_map(conditions).collect();
+    match &rule.statement {
+        Statement::Verdict(verdict) => expressions.push(verdict_value(verdict)),
         Statement::Map(key, map) => {
-            json!({ "vmap": { "key": key_value(*key), "data": reference(map) } })
+            expressions.extend(implied(*key));
+            let lookup = json!({ "key": key_value(*key), "data": reference(map) });
+            expressions.push(json!({ "vmap": lookup }));
         }
-    });
+        Statement::Stamp(Stamp { mask, value }) => {
+            // As nft writes it: the bits that are set are among those that are kept.
+            let kept = json!({ "&": [connection("mark"), !mask | value] });
+            let marked = json!({ "key": connection("mark"), "value": { "|": [kept, value] } });
+            expressions.push(json!({ "mangle": marked }));
+            expressions.push(verdict_value(&Verdict::Accept));
+        }
+    }
     let mut object =
         json!({ "family": "inet", "table": TABLE, "chain": chain, "expr": expressions });
     if let (Some(comment), Value::Object(fields)) = (&rule.comment, &mut object) {
@@ -73,32 +79,70 @@ fn rule_object(chain: &str, rule: &Rule) -> Value {
     json!({ "rule": object })
 }
 
-fn condition(condition: &Match) -> Value {
-    let equal = |left: Value, right: Value| comparison("==", &left, &right);
-    match condition {
-        Match::EstablishedOrRelated => {
-            let states = json!(["established", "related"]);
-            comparison("in", &json!({ "ct": { "key": "state" } }), &states)
+/// A condition; where nft must be told the protocol first, two.
+fn conditions(condition: &Match) -> Vec<Value> {
+    let state = |states: Value| comparison("in", &connection("state"), &states);
+    let mut conditions = Vec::new();
+    let condition = match condition {
+        Match::EstablishedOrRelated => state(json!(["established", "related"])),
+        Match::Related => state("related".into()),
+        Match::Reply => equal(&connection("direction"), &"reply".into()),
+        Match::Untracked => state(json!(["invalid", "untracked"])),
+        Match::Stamped(Stamp { mask, value }) => {
+            if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
+                let prefix = json!({ "prefix": { "addr": value, "len": mask.leading_ones() } });
+                equal(&connection("mark"), &prefix)
+            } else {
+                equal(&json!({ "&": [connection("mark"), mask] }), &(*value).into())
+            }
         }
         Match::NeighbourDiscovery => {
             // As nft names 133 and 137.
             let types = json!({ "range": ["nd-router-solicit", "nd-redirect"] });
-            equal(field("icmpv6", "type"), types)
+            equal(&field("icmpv6", "type"), &types)
         }
-        Match::In(key, set) => equal(key_value(*key), reference(set)),
-        Match::NotIn(key, set) => comparison("!=", &key_value(*key), &reference(set)),
-        Match::Within(end, range) => {
+        Match::In(key, set) => {
+            conditions.extend(implied(*key));
+            equal(&key_value(*key), &reference(set))
+        }
+        Match::NotIn(key, set) => {
+            conditions.extend(implied(*key));
+            comparison("!=", &key_value(*key), &reference(set))
+        }
+        Match::Within(view, end, range) => {
             let family = match range {
                 AddressRange::V4(..) => Family::V4,
                 AddressRange::V6(..) => Family::V6,
             };
-            equal(key_value(Key::Address(family, *end)), range_value(*range))
+            equal(&key_value(Key::Address(*view, family, *end)), &range_value(*range))
         }
-        Match::Protocol(protocol) => equal(key_value(Key::Protocol), word(*protocol).into()),
-        Match::Port(protocol, low, high) => {
-            equal(key_value(Key::Port(*protocol)), span(*low, *high))
+        Match::Protocol(protocol) => equal(&key_value(Key::Protocol), &word(*protocol).into()),
+        Match::Port(view, protocol, low, high) => {
+            let key = Key::Port(*view, *protocol);
+            conditions.extend(implied(key));
+            equal(&key_value(key), &span(*low, *high))
         }
+    };
+    conditions.push(condition);
+    conditions
+}
+
+/// What must be asked before a key can be: the ports of a connection do not say of which protocol they are.
+fn implied(key: Key) -> Option<Value> {
+    match key {
+        Key::Port(View::Connection, protocol) => {
+            Some(equal(&key_value(Key::Protocol), &word(protocol).into()))
+        }
+        Key::Port(View::Packet, _)
+        | Key::Address(..)
+        | Key::Addresses(..)
+        | Key::Protocol
+        | Key::ProtocolPort => None,
     }
+}
+
+fn equal(left: &Value, right: &Value) -> Value {
+    comparison("==", left, right)
 }
 
 fn comparison(operator: &str, left: &Value, right: &Value) -> Value {
@@ -113,19 +157,39 @@ fn field(protocol: &str, field: &str) -> Value {
     json!({ "payload": { "protocol": protocol, "field": field } })
 }
 
-fn key_value(key: Key) -> Value {
-    let header = |family: Family| match family {
+fn connection(key: &str) -> Value {
+    json!({ "ct": { "key": key } })
+}
+
+fn connection_address(family: Family, end: End) -> Value {
+    // After destination NAT: the replies' source is the original packets' destination.
+    let direction = match end {
+        End::Source => "original",
+        End::Destination => "reply",
+    };
+    json!({ "ct": { "key": alloc::format!("{} saddr", header(family)), "dir": direction } })
+}
+
+const fn header(family: Family) -> &'static str {
+    match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
-    };
+    }
+}
+
+fn key_value(key: Key) -> Value {
     let protocol = || json!({ "meta": { "key": "l4proto" } });
     match key {
-        Key::Address(family, end) => field(header(family), &end.to_string()),
-        Key::Addresses(family) => {
-            let header = header(family);
-            json!({ "concat": [field(header, "saddr"), field(header, "daddr")] })
+        Key::Address(View::Packet, family, end) => field(header(family), &end.to_string()),
+        Key::Address(View::Connection, family, end) => connection_address(family, end),
+        Key::Addresses(view, family) => {
+            let ends = [End::Source, End::Destination];
+            json!({ "concat": ends.map(|end| key_value(Key::Address(view, family, end))) })
         }
-        Key::Port(protocol) => field(word(protocol), "dport"),
+        Key::Port(View::Packet, protocol) => field(word(protocol), "dport"),
+        Key::Port(View::Connection, _) => {
+            json!({ "ct": { "key": "proto-src", "dir": "reply" } })
+        }
         Key::Protocol => protocol(),
         Key::ProtocolPort => json!({ "concat": [protocol(), field("th", "dport")] }),
     }

@@ -1,0 +1,110 @@
+//! What others did to our table: heard of, and looked for.
+
+use alloc::vec::Vec;
+
+use netpol_core::backend::{Difference, Drift};
+use netpol_core::ir::Ruleset;
+
+use super::{BASE, Connection, versions_of};
+use crate::lower::Lowering;
+use crate::netlink::{Failure, Listener, observe, set_names, stamp};
+use crate::script::{Name, Stamp, TABLE};
+
+impl Connection {
+    /// Takes in what was told. What is about to be read shows all of it.
+    pub(super) fn look(&mut self) {
+        self.drifted = match &self.listener {
+            Some(listener) => listener.hear().is_err(),
+            None => true,
+        };
+    }
+
+    /// Returns whether somebody else may have changed what is ours since we last looked.
+    pub(super) fn has_drifted(&mut self) -> Result<bool, Failure> {
+        match &self.listener {
+            Some(listener) => {
+                let heard = listener.hear()?;
+                self.drifted |= heard.ours;
+            }
+            None => {
+                let listener = Listener::open(&self.socket).map_err(Failure::Socket)?;
+                self.listener = Some(listener);
+                // Nothing was heard until now, but where the generation is the one that we made, there was nothing to hear.
+                let known = self.known.as_ref().map(|(generation, _)| *generation);
+                self.drifted = known != Some(self.socket.generation()?);
+            }
+        }
+        Ok(self.drifted)
+    }
+
+    /// Returns the generation until which others changed nothing of ours, if we heard them.
+    pub(super) fn since_unchanged(&mut self) -> Result<Option<u32>, Failure> {
+        let Some(listener) = self.listener.as_ref().filter(|_| !self.drifted) else {
+            return Ok(None);
+        };
+        let heard = listener.hear()?;
+        self.drifted |= heard.ours;
+        Ok(heard.generation.filter(|_| !self.drifted))
+    }
+
+    /// Compares our table with what a ruleset asks for.
+    pub(super) fn compare(
+        &mut self,
+        ruleset: &Ruleset,
+        first: Option<Stamp>,
+    ) -> Result<Vec<Drift>, Failure> {
+        self.look();
+        let generation = self.socket.generation()?;
+        let versions = versions_of(&set_names(&self.socket)?);
+        // Without a generation that can be read, the chains that hold it differ.
+        let stamp = match first {
+            Some(first) => {
+                Some(stamp(&self.socket, BASE)?.filter(|s| s.mask == first.mask).unwrap_or(first))
+            }
+            None => None,
+        };
+        let wanted = Lowering::new(ruleset, versions, stamp).table;
+        let observed = observe(&self.socket, &wanted)?;
+        let mut found = Vec::new();
+        let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
+        if !observed.exists {
+            found.push(table(Difference::Missing));
+            return Ok(found);
+        }
+        if observed.foreign {
+            found.push(table(Difference::Changed));
+        }
+        let there = &observed.table;
+        differences("set", (&there.sets, &wanted.sets), &mut found);
+        differences("map", (&there.maps, &wanted.maps), &mut found);
+        differences("chain", (&there.chains, &wanted.chains), &mut found);
+        if self.socket.generation()? != generation {
+            return Err(Failure::Outdated);
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+type Objects<'a, T> = &'a alloc::collections::BTreeMap<Name, T>;
+
+fn differences<T: PartialEq>(
+    kind: &str,
+    (there, wanted): (Objects<'_, T>, Objects<'_, T>),
+    found: &mut Vec<Drift>,
+) {
+    let mut add = |name: &Name, difference| {
+        found.push(Drift { object: alloc::format!("{kind} {name}"), difference });
+    };
+    for (name, content) in wanted {
+        match there.get(name) {
+            None => add(name, Difference::Missing),
+            Some(present) if present != content => add(name, Difference::Changed),
+            Some(_) => {}
+        }
+    }
+    there
+        .keys()
+        .filter(|name| !wanted.contains_key(*name))
+        .for_each(|name| add(name, Difference::Unexpected));
+}
