@@ -102,7 +102,7 @@ impl Bench<'_> {
         std::thread::scope(|scope| {
             let (ready, receiving) = mpsc::channel();
             scope.spawn(|| {
-                self.lab.in_pod(&self.api, || receive(&traffic, self.to, ready)).unwrap()
+                self.lab.in_pod(&self.api, || receive(&traffic, self.to, ready)).unwrap();
             });
             receiving.recv().unwrap();
             scope.spawn(|| self.lab.in_pod(&self.client, || send(&traffic, self.to)).unwrap());
@@ -206,7 +206,7 @@ fn first_arrived(traffic: &Traffic, before: u32) -> Instant {
     traffic.sent.lock().unwrap()[first - 1]
 }
 
-fn wait(holds: impl Fn() -> bool) {
+fn wait(mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < Duration::from_secs(30), "never");
