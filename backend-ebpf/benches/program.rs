@@ -90,7 +90,7 @@ fn main() {
     let any = frame(&Flow::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), transport));
     println!("no endpoint: warm {:?}\n", warm(&nothing, &any));
     println!(
-        "| pods | policies | lower | load | warm, allowed | warm, denied | mixed | endpoints | addresses | networks | words |"
+        "| pods | policies | lower | load | warm, allowed | warm, denied | mixed | hosts | pods | networks | words |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let sizes: &[(usize, usize)] = if quick {
@@ -121,8 +121,8 @@ fn main() {
             time(allowed),
             time(denied),
             mixed(&loaded, &frames),
-            rows.endpoints,
-            rows.addresses,
+            rows.hosts,
+            rows.pods,
             rows.networks,
             rows.words
         );

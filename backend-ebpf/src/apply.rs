@@ -1,19 +1,24 @@
 //! The kernel's side: which ruleset the hooks of a network namespace look into.
 //!
 //! ```text
-//!   FORWARD, LOCAL_IN  (links, IPv4 and IPv6) ──▶ slot ──▶ judge, with the maps of one ruleset
+//!   FORWARD, LOCAL_IN  (links, IPv4 and IPv6) ──▶ slot ──▶ judge, with one set of maps
 //! ```
 //!
-//! A new ruleset is loaded beside the one in force, with maps of its own; then the slot is pointed to it, in one step. So
-//! every packet meets one ruleset or the other, never a part of both, and what fails before that step changes nothing.
+//! A new ruleset is loaded beside the one in force, with maps of its own; then the slot is pointed to it, in one step. A
+//! change is written into the maps in force, to count from the next version on; then the version is raised, in one step.
+//! So every packet meets one ruleset or the other, never a part of both, and what fails before that step changes nothing.
 
 mod attached;
 mod btf;
 mod conntrack;
+mod denied;
 mod error;
+mod live;
 mod loaded;
+mod mapped;
 mod pins;
 mod program;
+mod rows;
 mod sys;
 
 use alloc::collections::BTreeMap;
@@ -21,11 +26,12 @@ use std::io;
 use std::os::linux::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use netpol_core::backend::{Backend as _, Dataplane, SyncError};
+use netpol_core::backend::{Counter, Dataplane, Denials, Drift, SyncError, Updated};
+use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
-use crate::{Ebpf, Established};
-use attached::{Attached, remove_pinned};
+use crate::{Ebpf, Established, MapImage};
+use attached::{Attached, Manner, remove_pinned};
 pub use btf::{Kernel, KernelError};
 pub use error::LoadError;
 pub use loaded::Loaded;
@@ -96,17 +102,42 @@ impl EbpfDataplane {
     /// Returns the names of the maps of the calling thread's namespace that do not hold what `ruleset` lowers to.
     ///
     /// # Errors
-    /// If it does not lower, nothing of ours is there, or a map cannot be read.
+    /// If nothing of ours is there, or a map cannot be read.
     pub fn differences(&self, ruleset: &Ruleset) -> Result<Vec<&'static str>, SyncError> {
-        let image = self.backend.lower(ruleset)?;
-        let attached = self.namespaces.get(&namespace()?).ok_or_else(|| SyncError::Missing {
-            what: "a ruleset in this network namespace".into(),
-            hint: "sync one first".into(),
-        })?;
-        attached
-            .differences(&image)
-            .map_err(|error| SyncError::refused("a look at the maps", error))
+        let live = self.here()?.live();
+        let mut names = live.differences().map_err(unreadable)?;
+        if !live.is_of(ruleset) {
+            names.push("ruleset");
+        }
+        Ok(names)
     }
+
+    /// Returns the contents of the maps of the calling thread's namespace, as they should be.
+    ///
+    /// # Errors
+    /// If nothing of ours is there.
+    pub fn image(&self) -> Result<&MapImage, SyncError> {
+        Ok(self.here()?.live().image())
+    }
+
+    fn here(&self) -> Result<&Attached, SyncError> {
+        self.namespaces.get(&namespace()?).ok_or_else(nothing_here)
+    }
+
+    fn here_mut(&mut self) -> Result<&mut Attached, SyncError> {
+        self.namespaces.get_mut(&namespace()?).ok_or_else(nothing_here)
+    }
+}
+
+fn nothing_here() -> SyncError {
+    SyncError::Missing {
+        what: "a ruleset in this network namespace".into(),
+        hint: "sync one first".into(),
+    }
+}
+
+fn unreadable(error: io::Error) -> SyncError {
+    SyncError::refused("a look at the maps", error)
 }
 
 fn namespace() -> Result<Namespace, SyncError> {
@@ -117,18 +148,53 @@ fn namespace() -> Result<Namespace, SyncError> {
 
 impl Dataplane for EbpfDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        let image = self.backend.lower(ruleset)?;
         let namespace = namespace()?;
-        let kernel = self.kernel()?;
+        let manner = Manner {
+            kernel: self.kernel()?,
+            limits: self.backend.limits,
+            established: self.established,
+        };
         let pins = self.pins(namespace);
         match self.namespaces.get_mut(&namespace) {
-            Some(attached) => attached.switch(&kernel, &image, self.established, pins.as_ref()),
+            Some(attached) => attached.switch(manner, ruleset, pins.as_ref()),
             None => {
-                let attached = Attached::new(&kernel, &image, self.established, pins.as_ref())?;
+                let attached = Attached::new(manner, ruleset, pins.as_ref())?;
                 self.namespaces.insert(namespace, attached);
                 Ok(())
             }
         }
+    }
+
+    /// Changes rows of the maps in force, and switches to them in one step. What they have no room for is loaded beside
+    /// them.
+    fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
+        if let Some(attached) = self.namespaces.get_mut(&namespace()?)
+            && attached.update(delta).is_ok()
+        {
+            return Ok(Updated::ByDelta);
+        }
+        self.sync(ruleset).map(|()| Updated::BySync)
+    }
+
+    fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
+        self.here_mut()?.verify(ruleset).map_err(unreadable)
+    }
+
+    /// The kernel tells of no change to maps. So this looks at the hooks, the slot and the version, a few microseconds'
+    /// work, and says yes every five minutes for the rows' sake.
+    fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
+        match self.namespaces.get(&namespace()?) {
+            None => Ok(true),
+            Some(attached) => attached.may_have_drifted().map_err(unreadable),
+        }
+    }
+
+    fn counters(&mut self) -> Result<Vec<Counter>, SyncError> {
+        self.here()?.live().counters().map_err(unreadable)
+    }
+
+    fn denials(&mut self) -> Result<Denials, SyncError> {
+        self.here_mut()?.denials().map_err(unreadable)
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {

@@ -12,7 +12,7 @@ mod lower;
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
 pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded};
 pub use image::MapImage;
-pub use lower::Limits;
+pub use lower::{Limits, Lowering, Told, UpdateError};
 
 pub use netpol_core::backend::Established;
 use netpol_core::backend::{Backend, LowerError, Program};

@@ -26,7 +26,8 @@ use netpol_conformance::generate::{self, Oddities, Random, Shape};
 use netpol_core::backend::Backend as _;
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Flow, Ports, Ruleset, Scope, Transport, Verdict};
-use netpol_core::model::Protocol;
+use netpol_core::model::{Cidr, Protocol};
+use netpol_core::net::PrefixSet;
 use netpol_ebpf::image::{Content, Packet};
 use netpol_ebpf::{Ebpf, Kernel, Loaded};
 
@@ -106,8 +107,19 @@ fn exam() {
         let shape = Shape { oddities, ..Shape::default() };
         let case = generate::case(seed.wrapping_add(clusters), shape);
         clusters += 1;
-        let options =
-            Options { scope: Scope::Cluster, settings: case.settings, ..Options::default() };
+        // Every other cluster in strict mode: some ends of flows are addresses that only pods may have.
+        let ranges: Vec<Cidr> = case
+            .flows
+            .iter()
+            .step_by(16)
+            .filter(|_| clusters % 2 == 0)
+            .map(|flow| Cidr::host(flow.source))
+            .collect();
+        let options = Options {
+            scope: Scope::Cluster,
+            settings: case.settings,
+            pod_ranges: PrefixSet::from_cidrs(&ranges),
+        };
         let ruleset = compile(&case.cluster, &options).ruleset;
         let image = Ebpf::default().lower(&ruleset).unwrap();
         let loaded = Loaded::load(&kernel, &image).unwrap();

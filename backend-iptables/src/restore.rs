@@ -1,15 +1,16 @@
 //! The lowered program: what the restore commands read, as a typed tree.
 //!
 //! The tree holds only what the lowering needs, so that everything in it can be printed, compared with the kernel's listing
-//! and evaluated exactly. Names outside the frame are content: two objects of one name hold the same rules or members.
+//! and evaluated exactly. Names outside the frame are content: chains of one name hold the same rules, sets of one name what
+//! the same peer sets, ports or pipelines ask for, whatever members those have at the moment.
 
 mod evaluate;
+mod name;
 mod set;
 mod text;
 
-pub use set::Elements;
-#[cfg(feature = "apply")]
-pub(crate) use text::Set;
+pub(crate) use name::{chain_name, collision, other_edition, set_name};
+pub use set::{Elements, Member};
 pub use text::Sets;
 
 use alloc::collections::BTreeMap;
@@ -18,7 +19,8 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use ipnet::IpNet;
-use netpol_core::ir::Family;
+use netpol_core::backend::Cause;
+use netpol_core::ir::{Direction, Family};
 use netpol_core::model::Protocol;
 
 /// The name of a chain or a set.
@@ -71,6 +73,19 @@ pub struct Filter {
     pub chains: BTreeMap<Name, Vec<Rule>>,
 }
 
+impl Filter {
+    /// Returns whether the rules are the same but for the mark of settled connections.
+    #[cfg(feature = "apply")]
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        self.chains.len() == other.chains.len()
+            && self.chains.iter().zip(&other.chains).all(|((own, ours), (name, theirs))| {
+                own == name
+                    && ours.len() == theirs.len()
+                    && ours.iter().zip(theirs).all(|(ours, theirs)| ours.is_alike(theirs))
+            })
+    }
+}
+
 /// A built-in chain that leads into ours by its first rule.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[expect(clippy::exhaustive_enums, reason = "a writer must know every hook")]
@@ -79,11 +94,13 @@ pub enum Hook {
     Forward,
     /// Packets that end on the node.
     Input,
+    /// Packets that begin on the node: only the answers to pods are looked at, and only where those can be cut.
+    Output,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 2] = [Self::Forward, Self::Input];
+    pub const ALL: [Self; 3] = [Self::Forward, Self::Input, Self::Output];
 
     /// Returns the name of the built-in chain.
     #[must_use]
@@ -91,6 +108,7 @@ impl Hook {
         match self {
             Self::Forward => "FORWARD",
             Self::Input => "INPUT",
+            Self::Output => "OUTPUT",
         }
     }
 
@@ -100,6 +118,7 @@ impl Hook {
         match self {
             Self::Forward => "NETPOL-FORWARD",
             Self::Input => "NETPOL-INPUT",
+            Self::Output => "NETPOL-OUTPUT",
         }
     }
 }
@@ -113,21 +132,46 @@ pub struct Rule {
     matches: Vec<Match>,
     target: Target,
     comment: Option<Arc<str>>,
+    /// What it counts for, where it decides.
+    account: Option<Arc<Account>>,
 }
 
 impl Rule {
     pub(crate) fn new(mut matches: Vec<Match>, target: Target) -> Self {
         matches.sort();
-        Self { matches, target, comment: None }
+        Self { matches, target, comment: None, account: None }
     }
 
     /// A rule for every packet.
     pub(crate) const fn always(target: Target) -> Self {
-        Self { matches: Vec::new(), target, comment: None }
+        Self { matches: Vec::new(), target, comment: None, account: None }
     }
 
     pub(crate) fn with_comment(self, comment: Option<Arc<str>>) -> Self {
         Self { comment, ..self }
+    }
+
+    pub(crate) fn because(self, account: Option<Arc<Account>>) -> Self {
+        Self { account, ..self }
+    }
+
+    /// Returns what the rule's packets count for; `None` where it decides nothing, or lets pass what no policy is about.
+    #[must_use]
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
+    }
+
+    #[cfg(feature = "apply")]
+    fn is_alike(&self, other: &Self) -> bool {
+        let same_match = |(ours, theirs): (&Match, &Match)| {
+            ours == theirs || matches!((ours, theirs), (Match::Mark(_), Match::Mark(_)))
+        };
+        let same_target = self.target == other.target
+            || matches!((&self.target, &other.target), (Target::Mark(_), Target::Mark(_)));
+        same_target
+            && (&self.comment, &self.account) == (&other.comment, &other.account)
+            && self.matches.len() == other.matches.len()
+            && self.matches.iter().zip(&other.matches).all(same_match)
     }
 
     /// Returns the conditions.
@@ -149,6 +193,24 @@ impl Rule {
     }
 }
 
+/// What a decision counts for.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::exhaustive_structs, reason = "whose side, and why")]
+pub struct Account {
+    /// Of which side.
+    pub direction: Direction,
+    /// What decides.
+    pub cause: Cause,
+}
+
+/// What a report of a denied packet is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Reported {
+    pub(crate) account: Arc<Account>,
+    /// Whether the packet is an answer, so that its source is the destination that was judged.
+    pub(crate) is_answer: bool,
+}
+
 /// A condition. A rule has at most one that names a protocol.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[expect(clippy::exhaustive_enums, reason = "a writer must know every match")]
@@ -158,19 +220,47 @@ pub enum Match {
     /// `-p`.
     Protocol(Protocol),
     /// `-p tcp -m tcp --dport` and its like: from the first to the second port, both included.
-    Port(Protocol, u16, u16),
+    Port(End, Protocol, u16, u16),
     /// `-p tcp -m multiport --dports` and its like: up to 15 ports, a range counting two.
-    Ports(Protocol, Vec<(u16, u16)>),
+    Ports(End, Protocol, Vec<(u16, u16)>),
     /// `-p ipv6-icmp -m icmp6 --icmpv6-type`.
     Icmpv6(u8),
-    /// `-m conntrack --ctstate RELATED,ESTABLISHED`.
-    EstablishedOrRelated,
+    /// `-m conntrack --ctstate`.
+    State(State),
+    /// `-m connmark --mark`: the bits of the mask have this value.
+    Mark(Mark),
     /// `-m bpf --bytecode`: source and destination are the same address of this family.
     SameAddress(Family),
     /// `-m set --match-set`.
     In(Name, Key),
     /// `-m set ! --match-set`.
     NotIn(Name, Key),
+    /// `-m limit`: so many packets a second, and twice as many at once.
+    Limit(u16),
+}
+
+/// What connection tracking knows of a packet.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::exhaustive_enums, reason = "a writer must know every state")]
+pub enum State {
+    /// Of a connection that both ends speak on, or about one.
+    EstablishedOrRelated,
+    /// Of a connection that both ends speak on.
+    Established,
+    /// An error about a connection, or one that another announced.
+    Related,
+    /// From the end that did not open the connection.
+    Reply,
+}
+
+/// Bits of a connection's mark.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::exhaustive_structs, reason = "a value and a mask")]
+pub struct Mark {
+    /// Their value; zero outside of the mask.
+    pub value: u32,
+    /// Which bits.
+    pub mask: u32,
 }
 
 /// What of a packet is looked up.
@@ -179,8 +269,8 @@ pub enum Match {
 pub enum Key {
     /// `src` or `dst`.
     Address(End),
-    /// `src,dst` or `dst,dst`: an address with the protocol and destination port.
-    AddressPort(End),
+    /// `src,dst` and its like: the address of the first end with the protocol and the port of the second.
+    AddressPort(End, End),
 }
 
 /// An end of a packet.
@@ -191,6 +281,15 @@ pub enum End {
     Source,
     /// Where it goes.
     Destination,
+}
+
+impl End {
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
 }
 
 /// What a rule does.
@@ -207,4 +306,8 @@ pub enum Target {
     Goto(Name),
     /// `-j`: goes to a chain, and comes back.
     Jump(Name),
+    /// `-j CONNMARK`: sets the bits of the connection's mark, and goes on.
+    Mark(Mark),
+    /// `-j NFLOG`: reports the packet to a group with this prefix, and goes on.
+    Log(u16, Arc<str>),
 }

@@ -126,22 +126,80 @@ fn lower(ruleset: &Ruleset) -> RestoreInput {
     Iptables::default().lower(ruleset).unwrap()
 }
 
+/// The rules that a packet meets from a chain on, with what chains lead to in the place of their names, and without what is
+/// not the program's: the mark of settled connections and the editions of sets. Counts the chains that it passes.
+fn unfolded(
+    chains: &BTreeMap<String, Vec<String>>,
+    from: &str,
+    seen: &mut BTreeSet<String>,
+) -> Vec<String> {
+    seen.insert(from.to_owned());
+    let mut lines = Vec::new();
+    for rule in chains.get(from).unwrap_or_else(|| panic!("no chain {from}: {chains:?}")) {
+        let mut words: Vec<String> = rule.split(' ').map(ToOwned::to_owned).collect();
+        let mut next = None;
+        for at in 1..words.len() {
+            match words[at - 1].as_str() {
+                "--mark" | "--set-xmark" => words[at] = "0x0".to_owned(),
+                "--match-set" => words[at] = words[at].trim_end_matches('+').to_owned(),
+                "-j" | "-g" if words[at].starts_with("NETPOL-") => {
+                    next = Some(core::mem::take(&mut words[at]));
+                }
+                _ => {}
+            }
+        }
+        lines.push(words.join(" "));
+        if let Some(next) = next {
+            lines.extend(unfolded(chains, &next, seen).into_iter().map(|line| format!("  {line}")));
+        }
+    }
+    lines
+}
+
 #[track_caller]
 fn assert_in_kernel(variant: Variant, program: &RestoreInput) {
-    assert_eq!(sets(&run("ipset", &["save"], "")), sets(&program.sets().to_string()));
+    let without_editions = |sets: BTreeMap<String, BTreeSet<String>>| -> BTreeMap<_, _> {
+        let count = sets.len();
+        let sets: BTreeMap<String, BTreeSet<String>> = sets
+            .into_iter()
+            .map(|(name, members)| (name.trim_end_matches('+').to_owned(), members))
+            .collect();
+        assert_eq!(sets.len(), count, "both editions of a set");
+        // What is unsettled is not the program's.
+        sets.into_iter().filter(|(name, _)| !name.starts_with("NETPOL-u")).collect()
+    };
+    let there = without_editions(sets(&run("ipset", &["save"], "")));
+    assert_eq!(there, without_editions(sets(&program.sets().to_string())));
     for family in FAMILIES {
         let there = chains(&save(variant, family));
-        for (hook, jump) in [("FORWARD", "-j NETPOL-FORWARD"), ("INPUT", "-j NETPOL-INPUT")] {
-            let jumps: Vec<usize> = there[hook]
-                .iter()
-                .enumerate()
-                .filter(|(_, rule)| *rule == jump)
+        let wanted = chains(&program.filter(family).to_string());
+        let mut reached = [BTreeSet::new(), BTreeSet::new()];
+        for hook in ["FORWARD", "INPUT", "OUTPUT"] {
+            let chain = format!("NETPOL-{hook}");
+            let is_jump = |rule: &&String| **rule == format!("-j {chain}");
+            let jumps: Vec<usize> = (0..)
+                .zip(&there[hook])
+                .filter(|(_, rule)| is_jump(rule))
                 .map(|(at, _)| at)
                 .collect();
+            if !wanted.contains_key(&chain) {
+                assert_eq!(jumps, Vec::<usize>::new());
+                continue;
+            }
             assert_eq!(jumps, [0], "{hook} {family}: {:?}", there[hook]);
+            let [a, b] = &mut reached;
+            assert_eq!(
+                unfolded(&there, &chain, a),
+                unfolded(&wanted, &chain, b),
+                "{variant} {family}"
+            );
         }
-        let wanted = ours(chains(&program.filter(family).to_string()));
-        assert_eq!(ours(there), wanted, "{variant} {family}");
+        let [there, wanted] = [ours(there), ours(wanted)].map(|chains| chains.len());
+        assert_eq!(
+            [there, wanted],
+            reached.map(|chains| chains.len()),
+            "chains that nothing leads to"
+        );
     }
 }
 
@@ -244,19 +302,29 @@ fn sync_repairs_what_others_damaged() {
                 }
             }
         }
-        for (name, elements) in program.sets().iter() {
-            for damage in [
-                format!("flush {name}\n"),
-                "create NETPOL-more hash:ip\nadd NETPOL-more 9.9.9.9\n".to_owned(),
-                "create NETPOL-spare hash:net\n".to_owned(),
-                match (elements.kind(), elements.family()) {
-                    ("hash:ip,port", Family::V4) => format!("add {name} 9.9.9.9,tcp:9\n"),
-                    ("hash:ip,port", Family::V6) => format!("add {name} 9::9,tcp:9\n"),
-                    (_, Family::V4) => format!("add {name} 0.0.0.9\n"),
-                    (_, Family::V6) => format!("add {name} 0::9\n"),
-                },
-            ] {
-                run("ipset", &["restore"], &damage);
+        let unsettled = |name: &str| name.starts_with("NETPOL-u");
+        for (name, elements) in program.sets().iter().filter(|(name, _)| !unsettled(name)) {
+            for kind in 0..4 {
+                // Repair makes the other edition.
+                let there = run("ipset", &["list", "-name"], "");
+                let second = format!("{name}+");
+                let name = if there.lines().any(|line| line == second) {
+                    second
+                } else {
+                    name.to_string()
+                };
+                let damage = [
+                    format!("flush {name}\n"),
+                    "create NETPOL-more hash:ip\nadd NETPOL-more 9.9.9.9\n".to_owned(),
+                    "create NETPOL-spare hash:net\n".to_owned(),
+                    match (elements.kind(), elements.family()) {
+                        ("hash:ip,port", Family::V4) => format!("add {name} 9.9.9.9,tcp:9\n"),
+                        ("hash:ip,port", Family::V6) => format!("add {name} 9::9,tcp:9\n"),
+                        (_, Family::V4) => format!("add {name} 0.0.0.9\n"),
+                        (_, Family::V6) => format!("add {name} 0::9\n"),
+                    },
+                ];
+                run("ipset", &["restore"], &damage[kind]);
                 dataplane.sync(&ruleset).unwrap();
                 assert_in_kernel(variant, &program);
             }

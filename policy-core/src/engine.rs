@@ -35,6 +35,7 @@ mod peers;
 mod pods;
 mod policies;
 mod query;
+mod recall;
 mod selections;
 mod slab;
 mod transit;

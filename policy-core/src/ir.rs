@@ -21,6 +21,7 @@ mod ruleset;
 mod selector;
 #[cfg(feature = "serde")]
 mod serde_form;
+mod store;
 mod text;
 mod uncertain;
 mod verify;

@@ -17,15 +17,23 @@
 //! # Ok::<(), netpol_k8s::manifest::ReadErrors>(())
 //! ```
 //!
-//! The feature `watch` adds `watch`: the objects of a live cluster as a stream of changes.
+//! The feature `watch` adds `watch`: the objects of a live cluster as a stream of changes. The feature `k8s-openapi` adds
+//! `objects`: from the types of that crate.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
 
+#[cfg(any(feature = "k8s-openapi", feature = "watch"))]
+mod decode;
 #[cfg(feature = "manifest")]
 #[cfg_attr(docsrs, doc(cfg(feature = "manifest")))]
 pub mod manifest;
+#[cfg(feature = "k8s-openapi")]
+#[cfg_attr(docsrs, doc(cfg(feature = "k8s-openapi")))]
+pub mod objects;
+#[cfg(any(feature = "k8s-openapi", feature = "watch"))]
+mod oddity;
 #[cfg(feature = "watch")]
 #[cfg_attr(docsrs, doc(cfg(feature = "watch")))]
 pub mod watch;

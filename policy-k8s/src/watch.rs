@@ -32,30 +32,35 @@
 
 mod backoff;
 mod change;
-mod decode;
 mod failure;
+mod own_node;
 mod reflector;
 mod request;
 mod served;
+mod source;
 mod strings;
 mod wire;
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::time::Instant;
 
-use netpol_core::model::{Kind, ObjectRef};
+use netpol_core::model::Kind;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub use change::{apply, kind_of};
 pub use failure::Failure;
+pub use own_node::node;
+
+pub use crate::oddity::Oddity;
 /// One thing that happened to one object, or the end of the first listing.
 pub use netpol_core::engine::Event as Change;
 
-use decode::{ClusterNetworkPolicies, Namespaces, NetworkPolicies, Nodes, Pods};
-use reflector::Reflector;
+use reflector::{Following, Reflector};
+use source::{ClusterNetworkPolicies, Namespaces, NetworkPolicies, Nodes, Pods};
 
 /// The kinds that are watched.
 pub const KINDS: [Kind; 5] =
@@ -141,29 +146,14 @@ pub enum Event {
     Odd(Oddity),
 }
 
-/// Something in a live object that cannot be read, and what became of it.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{kind} {object}: {path}: {problem}; {effect}")]
-#[non_exhaustive]
-pub struct Oddity {
-    /// The object's kind.
-    pub kind: Kind,
-    /// The object.
-    pub object: ObjectRef,
-    /// The field.
-    pub path: String,
-    /// What is wrong with it.
-    pub problem: String,
-    /// What is done about it.
-    pub effect: &'static str,
-}
-
 /// A running watch. Dropping it ends it.
 #[derive(Debug)]
 pub struct Watch {
     events: mpsc::Receiver<Event>,
     ready: VecDeque<Event>,
     missing: BTreeSet<Kind>,
+    /// How many objects of each of [`KINDS`] were told of and are there.
+    counts: [Arc<AtomicUsize>; 5],
     _tasks: JoinSet<()>,
 }
 
@@ -176,17 +166,35 @@ impl Watch {
     pub fn start(client: kube::Client, options: Options) -> Self {
         let (sender, events) = mpsc::channel(1024);
         let options = Arc::new(options);
+        let counts: [Arc<AtomicUsize>; 5] = Default::default();
+        let [pods, namespaces, nodes, policies, cluster_policies] = counts.clone();
+        let following = |count| Following {
+            client: client.clone(),
+            options: options.clone(),
+            sender: sender.clone(),
+            count,
+        };
         let mut tasks = JoinSet::new();
-        tasks.spawn(Reflector::<Pods>::run(client.clone(), options.clone(), sender.clone()));
-        tasks.spawn(Reflector::<Namespaces>::run(client.clone(), options.clone(), sender.clone()));
-        tasks.spawn(Reflector::<Nodes>::run(client.clone(), options.clone(), sender.clone()));
-        tasks.spawn(Reflector::<NetworkPolicies>::run(
-            client.clone(),
-            options.clone(),
-            sender.clone(),
-        ));
-        tasks.spawn(Reflector::<ClusterNetworkPolicies>::run(client, options, sender));
-        Self { events, ready: VecDeque::new(), missing: KINDS.into(), _tasks: tasks }
+        tasks.spawn(Reflector::<Pods>::run(following(pods)));
+        tasks.spawn(Reflector::<Namespaces>::run(following(namespaces)));
+        tasks.spawn(Reflector::<Nodes>::run(following(nodes)));
+        tasks.spawn(Reflector::<NetworkPolicies>::run(following(policies)));
+        tasks.spawn(Reflector::<ClusterNetworkPolicies>::run(following(cluster_policies)));
+        let (ready, missing) = (VecDeque::new(), KINDS.into());
+        Self { events, ready, missing, counts, _tasks: tasks }
+    }
+
+    /// Returns how many objects of each kind there are, as far as was told.
+    #[must_use]
+    pub fn counts(&self) -> [(Kind, usize); 5] {
+        let [pods, namespaces, nodes, policies, cluster_policies] = &self.counts;
+        [
+            (Kind::Pod, pods.load(Ordering::Relaxed)),
+            (Kind::Namespace, namespaces.load(Ordering::Relaxed)),
+            (Kind::Node, nodes.load(Ordering::Relaxed)),
+            (Kind::NetworkPolicy, policies.load(Ordering::Relaxed)),
+            (Kind::ClusterNetworkPolicy, cluster_policies.load(Ordering::Relaxed)),
+        ]
     }
 
     /// Waits for the next event. May be dropped while it waits without losing one.

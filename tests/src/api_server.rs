@@ -93,6 +93,8 @@ pub enum Fault {
     Forbidden,
     /// Requests are accepted and never answered.
     Hang,
+    /// Watches are opened, say nothing and never end, as over a connection that died without a word.
+    Mute,
     /// Connections are closed as soon as they are made.
     Refuse,
     /// Watches that are cut off hear of an internal error inside the stream first.

@@ -171,6 +171,14 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), CaseError> {
     Ok(())
 }
 
+/// Returns every document of a text as JSON, for what reads no YAML.
+///
+/// # Errors
+/// If the text is no YAML, or of a sort that case files do without.
+pub fn documents_as_json(text: &str) -> Result<Vec<String>, YamlError> {
+    Ok(Yaml::documents(text)?.iter().map(ToString::to_string).collect())
+}
+
 impl Case {
     /// Reads a case from the text of its file.
     ///

@@ -4,6 +4,8 @@
 //! its ruleset inside its own namespace, real packets are sent, and every observation is held against the oracle.
 //! Allowed means that the traffic works both ways; denied means silence (DEC-14), so a refusal is a failure too.
 
+mod packets;
+
 use alloc::collections::BTreeSet;
 use core::fmt;
 use core::net::IpAddr;
@@ -21,6 +23,8 @@ use crate::netlab::{
     is_routable,
 };
 use crate::oracle;
+
+pub use packets::{PacketExam, Subject, busiest_node};
 
 /// How long is waited for what must pass and did not at first.
 const PATIENT: Patience = Patience { timeout: Duration::from_secs(3), repeats: 1 };

@@ -14,8 +14,10 @@
 
 mod connection;
 mod conntrack;
+mod crowd;
 mod engine;
 mod error;
+mod frame;
 mod kernel_test;
 mod namespace;
 mod netlink;
@@ -40,10 +42,12 @@ use std::thread;
 use netpol_core::model::ObjectRef;
 
 pub use connection::Connection;
+pub use crowd::{Crowd, HEARD, Place};
 pub use error::LabError;
+pub use frame::{Between, Content, Packet};
 pub use kernel_test::{did_not_run, kernel_test};
 pub use plan::{HostPod, Plan, PlannedNode, PlannedPod, is_routable};
-pub use privilege::{Availability, Privilege, Unavailable};
+pub use privilege::{Availability, Privilege, Unavailable, bpf_file_system};
 pub use probe::{Observation, Patience, Probe, Refusal, Traffic};
 
 use error::Step as _;

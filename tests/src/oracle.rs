@@ -24,6 +24,8 @@ use netpol_core::ir::{
 };
 use netpol_core::model::{Cidr, Cluster, ObjectRef, Pod, Tier};
 
+pub use objects::owner;
+
 /// The verdict on a flow with both sides (NP-006).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Judged {
@@ -78,8 +80,8 @@ pub fn allowed(cluster: &Cluster, settings: Settings, flow: &Flow) -> Verdict {
 /// Judges a flow on both sides.
 #[must_use]
 pub fn judge(cluster: &Cluster, settings: Settings, flow: &Flow) -> Judged {
-    let source = objects::owner(cluster, flow.source);
-    let destination = objects::owner(cluster, flow.destination);
+    let source = owner(cluster, flow.source);
+    let destination = owner(cluster, flow.destination);
     let same_pod = match (source, destination) {
         (Some(source), Some(destination)) => source.meta.object == destination.meta.object,
         (Some(_) | None, Some(_) | None) => false,
@@ -112,7 +114,7 @@ pub fn judge_strict(
     let is_node = |address| cluster.nodes.values().any(|node| node.addresses.contains(&address));
     let is_unknown = |address: IpAddr| {
         pod_ranges.iter().any(|range| range.contains(address))
-            && objects::owner(cluster, address).is_none()
+            && owner(cluster, address).is_none()
             && !is_node(address)
     };
     let denied = Side { verdict: Verdict::Deny, why: Why::UnknownPod };
@@ -170,8 +172,8 @@ impl Situation<'_> {
             cluster: self.cluster,
             direction: self.direction,
             peer,
-            peer_pod: objects::owner(self.cluster, peer),
-            destination_pod: objects::owner(self.cluster, self.flow.destination),
+            peer_pod: owner(self.cluster, peer),
+            destination_pod: owner(self.cluster, self.flow.destination),
             transport: self.flow.transport,
         };
         match cluster_network_policy::tier(Tier::Admin, subject, traffic) {

@@ -416,3 +416,51 @@ async fn cluster_policies_are_followed_once_they_are_served_and_go_with_their_ki
     server.cut_off();
     follower.until("its end", |f| f.cluster.cluster_network_policies.is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_watch_that_falls_silent_for_ever_is_opened_again_and_has_missed_nothing() {
+    let server = server();
+    server.put(&pod("a")).unwrap();
+    let options = Options { watch_timeout: Duration::from_secs(1), ..options() };
+    let mut follower = Follower::new(&server, options);
+    follower.synced().await;
+    server.set_fault(Some(Fault::Mute));
+    server.put(&pod("b")).unwrap();
+    server.delete("Pod", "default", "a").unwrap();
+    follower.until("silence", |follower| follower.reasons().contains(&"silent")).await;
+    assert!(follower.has_pod("a") && !follower.has_pod("b"), "the last known state stands");
+    server.set_fault(None);
+    follower.until("both events", |f| f.has_pod("b") && !f.has_pod("a")).await;
+    assert_eq!(follower.deletes(), 1);
+}
+
+#[tokio::test]
+async fn objects_are_counted_by_kind_as_they_come_and_go() {
+    let server = server();
+    server.put(&pod("a")).unwrap();
+    server.put(&pod("b")).unwrap();
+    server.put(&policy("p", &json!({ "podSelector": {} }))).unwrap();
+    let mut follower = Follower::new(&server, options());
+    follower.synced().await;
+    let counts = |follower: &Follower| follower.watch.counts().map(|(_, count)| count);
+    assert_eq!(counts(&follower), [2, 1, 0, 1, 0]);
+    server.delete("Pod", "default", "a").unwrap();
+    follower.until("the deletion", |follower| !follower.has_pod("a")).await;
+    assert_eq!(counts(&follower), [1, 1, 0, 1, 0]);
+}
+
+#[tokio::test]
+async fn one_node_can_be_asked_for_before_the_watch() {
+    let server = server();
+    for (name, range) in [("n", "10.0.0.0/24"), ("other", "10.0.1.0/24")] {
+        let spec = json!({ "podCIDRs": [range] });
+        server.put(&json!({ "kind": "Node", "metadata": { "name": name }, "spec": spec })).unwrap();
+    }
+    let ask = async |name: &str| netpol_k8s::watch::node(&client(&server), &options(), name).await;
+    let ranges: Vec<String> =
+        ask("other").await.unwrap().unwrap().pod_cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.0.1.0/24"]);
+    assert_eq!(ask("nobody").await.unwrap(), None);
+    server.set_fault(Some(Fault::Hang));
+    assert_eq!(ask("n").await.unwrap_err().reason(), "silent");
+}

@@ -1,24 +1,29 @@
 //! The hooks of one network namespace, and the ruleset they lead to.
 
+use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::time::Instant;
 
-use netpol_core::backend::SyncError;
+use netpol_core::backend::{Denials, Difference, Drift, SyncError};
+use netpol_core::engine::Delta;
+use netpol_core::ir::Ruleset;
 
 use super::btf::Kernel;
 use super::conntrack;
 use super::error::LoadError;
+use super::live::{Live, Unfit};
 use super::loaded::{Checked, Loaded};
 use super::pins::Pins;
 use super::program::{NETFILTER, SLOT};
 use super::sys::{self, Map, NetfilterHook, Shape};
 use crate::Established;
-use crate::image::MapImage;
+use crate::lower::Limits;
 
 /// The slot: `BPF_MAP_TYPE_PROG_ARRAY` of one program.
 const SLOT_SHAPE: Shape = Shape { kind: 3, key: 4, value: 4, flags: 0 };
 /// The number of the slot among the maps of the program's source.
-const SLOT_NUMBER: u8 = 6;
+const SLOT_NUMBER: u8 = 11;
 /// The slot's pin.
 const SLOT_PIN: &str = "slot";
 
@@ -38,18 +43,32 @@ pub(super) struct Attached {
     program: OwnedFd,
     slot: Map,
     checked: Checked,
-    /// The number of the latest ruleset.
-    generation: u64,
-    established: Established,
-    loaded: Loaded,
+    live: Live,
+    /// Denied packets of sets of maps that are gone.
+    denials: Denials,
+    /// When all of it was last looked at or written.
+    looked: Instant,
 }
 
+/// How all of it is to be: for every namespace alike.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) kernel: Kernel,
+    pub(super) limits: Limits,
+    pub(super) established: Established,
+}
+
+/// After so long, rows may have been changed by others: the kernel does not tell of that.
+const UNHEARD: Duration = Duration::from_secs(300);
+
+/// How many denied packets of rulesets that are gone are kept for whoever asks.
+const MOST_DENIALS: usize = 1024;
+
 impl Attached {
-    /// Hooks an image into the namespace of the calling thread, or takes over the hooks that its pins hold.
+    /// Hooks a ruleset into the namespace of the calling thread, or takes over the hooks that its pins hold.
     pub(super) fn new(
-        kernel: &Kernel,
-        image: &MapImage,
-        established: Established,
+        manner: Manner,
+        ruleset: &Ruleset,
         pins: Option<&Pins>,
     ) -> Result<Self, SyncError> {
         conntrack::on().map_err(|error| match error.raw_os_error() {
@@ -57,10 +76,11 @@ impl Attached {
                 what: "connection tracking".into(),
                 hint: "the kernel needs nf_tables and nf_conntrack".into(),
             },
-            _ => SyncError::refused("table inet netpol-ebpf", error),
+            _ => tracking_refused(error),
         })?;
+        let Manner { kernel, limits, established } = manner;
         let checked = Checked::create()?;
-        let loaded = Loaded::load_as(kernel, image, &checked, number(1, established))?;
+        let live = Live::load(&kernel, ruleset, limits, &checked, (1, established))?;
         let pinned = |name| match pins {
             None => Ok(None),
             Some(pins) => pins.get(name).map_err(|error| pin_refused(name, error)),
@@ -70,12 +90,12 @@ impl Attached {
             Some(descriptor) => (Map::from_descriptor(descriptor, SLOT_SHAPE), false),
             None => (Map::create("np_slot", SLOT_SHAPE, 1).map_err(slot_refused)?, true),
         };
-        let program = SLOT.load(kernel, &[(SLOT_NUMBER, slot.descriptor())], 0)?;
+        let program = SLOT.load(&kernel, &[(SLOT_NUMBER, slot.descriptor())])?;
         let [forward_4, forward_6, local_in_4, local_in_6] = HOOKS.map(|(_, _, name)| pinned(name));
         let links = [forward_4?, forward_6?, local_in_4?, local_in_6?];
-        let mut attached =
-            Self { links, program, slot, checked, generation: 1, established, loaded };
-        attached.point(&attached.loaded)?;
+        let (denials, looked) = (Denials::default(), Instant::now());
+        let mut attached = Self { links, program, slot, checked, live, denials, looked };
+        attached.point(attached.live.loaded())?;
         if let Some(pins) = pins.filter(|_| is_new) {
             let pinned = pins.put(SLOT_PIN, attached.slot.descriptor());
             pinned.map_err(|error| pin_refused(SLOT_PIN, error))?;
@@ -112,27 +132,39 @@ impl Attached {
         Ok(())
     }
 
-    /// Leads the hooks to another image, in one step, and sees to it that they are there.
+    /// Leads the hooks to another ruleset, in one step, and sees to it that they are there.
     pub(super) fn switch(
         &mut self,
-        kernel: &Kernel,
-        image: &MapImage,
-        established: Established,
+        manner: Manner,
+        ruleset: &Ruleset,
         pins: Option<&Pins>,
     ) -> Result<(), SyncError> {
-        // Where the maps cannot be read, they are as good as damaged.
-        if established == self.established && self.loaded.holds(image).unwrap_or(false) {
-            self.point(&self.loaded)?;
-        } else {
-            let generation = self.generation.wrapping_add(1);
-            let number = number(generation, established);
-            let loaded = Loaded::load_as(kernel, image, &self.checked, number)?;
-            self.point(&loaded)?;
-            self.generation = generation;
-            self.established = established;
-            self.loaded = loaded;
+        let Manner { kernel, limits, established } = manner;
+        if !conntrack::is_on().unwrap_or(false) {
+            conntrack::on().map_err(tracking_refused)?;
         }
+        if self.live.holds(ruleset, established) {
+            self.point(self.live.loaded())?;
+        } else {
+            let version = self.live.version().wrapping_add(1);
+            let version = (version, established);
+            let live = Live::load(&kernel, ruleset, limits, &self.checked, version)?;
+            self.point(live.loaded())?;
+            let mut before = core::mem::replace(&mut self.live, live);
+            // What the old ruleset denied is told all the same, if it can be.
+            let _ = before.denials(&mut self.denials);
+            if let Some(more) = self.denials.flows.len().checked_sub(MOST_DENIALS) {
+                self.denials.flows.truncate(MOST_DENIALS);
+                self.denials.lost += u64::try_from(more).unwrap_or(u64::MAX);
+            }
+        }
+        self.looked = Instant::now();
         self.hook(pins)
+    }
+
+    /// Makes a change to the maps in force. Where that cannot be, nothing is changed.
+    pub(super) fn update(&mut self, delta: &Delta) -> Result<(), Unfit> {
+        self.live.update(delta)
     }
 
     fn point(&self, loaded: &Loaded) -> Result<(), LoadError> {
@@ -141,9 +173,68 @@ impl Attached {
         pointed.map_err(|source| LoadError::Map { map: "slot", rows: 1, source })
     }
 
-    /// Returns the names of the maps whose rows are not those of the image.
-    pub(super) fn differences(&self, image: &MapImage) -> io::Result<Vec<&'static str>> {
-        self.loaded.differences(image)
+    pub(super) const fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Compares what is there with what it should be for `ruleset`.
+    pub(super) fn verify(&mut self, ruleset: &Ruleset) -> io::Result<Vec<Drift>> {
+        self.looked = Instant::now();
+        let mut drifts = Vec::new();
+        let mut found = |object: String, difference| drifts.push(Drift { object, difference });
+        if !self.live.is_of(ruleset) {
+            found("the ruleset".into(), Difference::Changed);
+        }
+        for name in self.live.differences()? {
+            found(format!("map np_{name}"), Difference::Changed);
+        }
+        if !self.leads_to_live()? {
+            found("map np_slot".into(), Difference::Changed);
+        }
+        for (_, _, name) in self.missing_hooks()? {
+            found(format!("link {name}"), Difference::Missing);
+        }
+        if !conntrack::is_on()? {
+            found("table inet netpol-ebpf".into(), Difference::Missing);
+        }
+        Ok(drifts)
+    }
+
+    /// Returns whether others may have changed something: at once where it is the hooks, the slot or the version, after
+    /// a while in any case.
+    pub(super) fn may_have_drifted(&self) -> io::Result<bool> {
+        Ok(self.looked.elapsed() > UNHEARD
+            || !self.live.is_at_version()
+            || !self.leads_to_live()?
+            || !self.missing_hooks()?.is_empty())
+    }
+
+    fn leads_to_live(&self) -> io::Result<bool> {
+        let number = sys::number_of(self.live.loaded().program())?;
+        let slot = self.slot.lookup(&0_u32.to_ne_bytes())?;
+        Ok(slot.as_deref() == Some(&number.to_ne_bytes()))
+    }
+
+    /// Returns the hooks that somebody took off. A hook takes one program for each priority, and says no more than that;
+    /// so it is hooked in for the moment that it takes to see whether it can be.
+    fn missing_hooks(&self) -> io::Result<Vec<(u32, u32, &'static str)>> {
+        let mut missing = Vec::new();
+        for (family, hook, name) in HOOKS {
+            let at = NetfilterHook { family, hook, priority: PRIORITY };
+            match sys::hook(self.program.as_fd(), NETFILTER, at) {
+                Ok(_) => missing.push((family, hook, name)),
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Returns the denied packets since the last call.
+    pub(super) fn denials(&mut self) -> io::Result<Denials> {
+        let mut denials = core::mem::take(&mut self.denials);
+        self.live.denials(&mut denials)?;
+        Ok(denials)
     }
 
     /// Takes the hooks off, whoever else holds them.
@@ -152,12 +243,8 @@ impl Attached {
     }
 }
 
-/// The number that the program gets: none where it is not to look at open connections.
-const fn number(generation: u64, established: Established) -> u64 {
-    match established {
-        Established::Keep => 0,
-        Established::Recheck => generation,
-    }
+fn tracking_refused(source: io::Error) -> SyncError {
+    SyncError::refused("table inet netpol-ebpf", source)
 }
 
 fn slot_refused(source: io::Error) -> LoadError {

@@ -15,9 +15,12 @@ const CHAIN: &str = "tracks-connections";
 const NEW_TABLE: u16 = 10 << 8;
 const DELETE_TABLE: u16 = 10 << 8 | 2;
 const NEW_CHAIN: u16 = 10 << 8 | 3;
+const GET_CHAIN: u16 = 10 << 8 | 4;
 const NEW_RULE: u16 = 10 << 8 | 6;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
+
+const NLMSG_ERROR: u16 = 2;
 
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
@@ -69,6 +72,28 @@ pub(super) fn off() -> io::Result<()> {
     batch.table(NEW_TABLE, CREATE);
     batch.table(DELETE_TABLE, 0);
     batch.send()
+}
+
+/// Returns whether our chain is there.
+pub(super) fn is_on() -> io::Result<bool> {
+    let mut question = Batch { bytes: Vec::new(), messages: 0 };
+    question.message(GET_CHAIN, 0, NFPROTO_INET, |message| {
+        message.text(1, TABLE);
+        message.text(3, CHAIN);
+    });
+    let socket = Netlink::netfilter()?;
+    socket.send(&question.bytes)?;
+    let mut buffer = vec![0; 1 << 16];
+    let answer = socket.receive(&mut buffer)?;
+    // An error, or the chain itself.
+    let is_error = answer.get(4..6) == Some(&NLMSG_ERROR.to_ne_bytes());
+    match field(answer, 16).filter(|code| is_error && *code != 0) {
+        None => Ok(true),
+        Some(code) => {
+            let error = io::Error::from_raw_os_error(code.cast_signed().wrapping_neg());
+            if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
+        }
+    }
 }
 
 /// A transaction of nftables.

@@ -1,6 +1,5 @@
-//! One ruleset in the kernel: its maps, filled, and the program that looks into them.
+//! One set of maps in the kernel, filled, and the program that looks into them.
 
-use core::net::IpAddr;
 use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -9,32 +8,57 @@ use netpol_core::ir::Verdict;
 
 use super::btf::Kernel;
 use super::error::LoadError;
+use super::mapped::{Ring, Version};
 use super::program::JUDGE;
+use super::rows;
 use super::sys::{self, Map, Shape};
-use crate::image::{EndpointRow, Hook, MapImage, PortRow, PortsId};
+use crate::Established;
+use crate::image::{Hook, MapImage, Rows};
+use crate::lower::{Garbage, Patch};
 
 /// `enum bpf_map_type`.
-const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const PER_PROCESSOR_ARRAY: u32 = 6;
 const LRU_HASH: u32 = 9;
-const LPM_TRIE: u32 = 11;
-/// `BPF_F_NO_PREALLOC`, which tries must have.
-const NO_PREALLOC: u32 = 1;
+const RING: u32 = 27;
+/// `BPF_F_MMAPABLE`.
+const MAPPABLE: u32 = 1 << 10;
 
-/// The number of the map of checked connections in the program's source.
+/// The numbers of the other maps in the program's source.
 const CHECKED: u8 = 7;
+const COUNTS: u8 = 8;
+const DENIED: u8 = 9;
+const RATE: u8 = 10;
+const STATE: u8 = 12;
+
 /// How many checked connections are known at once; one that is forgotten is judged again.
 const CONNECTIONS: u32 = 1 << 16;
 
-/// `struct address`.
-const ADDRESS: u32 = 20;
+/// The bytes of the ring of denied packets: a power of two, and of pages up to 64 KiB a multiple.
+const RING_SIZE: u32 = 1 << 17;
 
-/// One ruleset in the kernel: its maps, and the program that looks into them. No packet meets it before a hook leads to
-/// it; [`ask`](Self::ask) shows it packets that nobody sent.
+/// One set of maps in the kernel, and the program that looks into them. No packet meets it before a hook leads to it;
+/// [`ask`](Self::ask) shows it packets that nobody sent.
 #[derive(Debug)]
 pub struct Loaded {
-    maps: Vec<(u8, Map)>,
+    /// By the numbers of `rows`.
+    maps: Vec<Map>,
+    /// How many rows each may have.
+    room: Rows,
+    counts: Map,
+    rate: Map,
+    ring: Ring,
+    version: Version,
     program: OwnedFd,
+}
+
+/// What a set of maps begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    pub(super) version: u64,
+    pub(super) established: Established,
+    /// The largest numbers of a pod and of a policy.
+    pub(super) largest: (u32, u32),
 }
 
 impl Loaded {
@@ -43,30 +67,145 @@ impl Loaded {
     /// # Errors
     /// Names the map or the program that was refused; nothing is left in the kernel.
     pub fn load(kernel: &Kernel, image: &MapImage) -> Result<Self, LoadError> {
-        Self::load_as(kernel, image, &Checked::create()?, 0)
+        let largest = |last: Option<&u32>| last.copied().unwrap_or(0);
+        let (pods, policies) = (image.pods.keys().next_back(), image.policies.keys().next_back());
+        let beginning = Beginning {
+            version: 1,
+            established: Established::Keep,
+            largest: (largest(pods), largest(policies)),
+        };
+        Self::load_as(kernel, image, &Checked::create()?, beginning)
     }
 
-    /// Loads an image as the ruleset of this number, which shares the notes on connections with those before it.
+    /// Loads an image, to share the notes on connections with those before it.
     pub(super) fn load_as(
         kernel: &Kernel,
         image: &MapImage,
         checked: &Checked,
-        generation: u64,
+        beginning: Beginning,
     ) -> Result<Self, LoadError> {
-        let tables = tables(image);
+        let room = room(image, beginning.largest);
+        let tables = rows::of_image(image);
         let mut maps = Vec::with_capacity(tables.len());
-        for (number, table) in (0..).zip(&tables) {
-            maps.push((number, table.load()?));
+        for (table, room) in tables.iter().zip(by_map(&room)) {
+            let refused = |source| LoadError::Map { map: table.name, rows: room, source };
+            let map = table.create(room).map_err(refused)?;
+            table.write(&map).map_err(refused)?;
+            maps.push(map);
         }
+        let create = |name: &'static str, kind, key, value, flags, rows| {
+            let shape = Shape { kind, key, value, flags };
+            Map::create(&format!("np_{name}"), shape, rows)
+                .map_err(|source| refused(name, rows, source))
+        };
+        let counters = u32::try_from(room.counters).unwrap_or(u32::MAX);
+        let counts = create("counts", PER_PROCESSOR_ARRAY, 4, 8, 0, counters)?;
+        let rate = create("rate", PER_PROCESSOR_ARRAY, 4, 24, 0, 1)?;
+        let denied = create("denied", RING, 0, 0, 0, RING_SIZE)?;
+        let state = create("state", ARRAY, 4, 40, MAPPABLE, 1)?;
+        let keeps = u32::from(beginning.established == Established::Keep);
+        let mut value = beginning.version.to_ne_bytes().to_vec();
+        value.extend(keeps.to_ne_bytes());
+        value.extend(u32::from(image.is_strict()).to_ne_bytes());
+        value.resize(40, 0);
+        let refused_state = |source| refused("state", 1, source);
+        state.update(&0_u32.to_ne_bytes(), &value).map_err(refused_state)?;
+        let version = Version::of(state.descriptor()).map_err(refused_state)?;
+        let size = usize::try_from(RING_SIZE).unwrap_or(0);
+        let ring = Ring::of(denied.descriptor(), size);
+        let ring = ring.map_err(|source| refused("denied", RING_SIZE, source))?;
         let mut descriptors: Vec<(u8, BorrowedFd<'_>)> =
-            maps.iter().map(|(number, map)| (*number, map.descriptor())).collect();
-        descriptors.push((CHECKED, checked.0.descriptor()));
-        let program = JUDGE.load(kernel, &descriptors, generation)?;
-        Ok(Self { maps, program })
+            (0..).zip(maps.iter().map(Map::descriptor)).collect();
+        descriptors.extend([
+            (CHECKED, checked.0.descriptor()),
+            (COUNTS, counts.descriptor()),
+            (DENIED, denied.descriptor()),
+            (RATE, rate.descriptor()),
+            (STATE, state.descriptor()),
+        ]);
+        let program = JUDGE.load(kernel, &descriptors)?;
+        Ok(Self { maps, room, counts, rate, ring, version, program })
     }
 
     pub(super) fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
+    }
+
+    pub(super) const fn version(&self) -> &Version {
+        &self.version
+    }
+
+    pub(super) const fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// Returns whether all of an image, and garbage beside it, has room.
+    pub(super) fn has_room(
+        &self,
+        image: &MapImage,
+        garbage: [&Garbage; 2],
+        largest: (u32, u32),
+    ) -> bool {
+        let needed = image.rows();
+        let beside = |of: fn(&Garbage) -> usize| garbage.into_iter().map(of).sum::<usize>();
+        let of = |number: u32| usize::try_from(number).unwrap_or(usize::MAX).saturating_add(1);
+        let ports = |garbage: &Garbage| garbage.ports.values().map(Vec::len).sum();
+        needed.hosts + beside(|garbage| garbage.hosts.len()) <= self.room.hosts
+            && needed.networks + beside(|garbage| garbage.networks.len()) <= self.room.networks
+            && of(largest.0) <= self.room.pods
+            && of(largest.1) <= self.room.policies
+            && needed.words + beside(|garbage| garbage.words.len()) <= self.room.words
+            && needed.ports + beside(ports) <= self.room.ports
+            && needed.counters <= self.room.counters
+    }
+
+    /// Writes what a change needs, so that it is in force as soon as the version is this.
+    pub(super) fn prepare(&self, patch: &Patch, version: u64) -> Result<(), LoadError> {
+        let [mut hosts, mut networks, mut pods, mut policies, mut words, mut ports, _] =
+            rows::tables();
+        for (list, rows) in &patch.ports {
+            rows::push_ports(&mut ports, *list, rows);
+        }
+        for (number, word) in &patch.policies {
+            rows::push_policy(&mut policies, *number, word.bits());
+        }
+        for (key, word) in &patch.words {
+            rows::push_word(&mut words, *key, word.bits());
+        }
+        for (number, row) in &patch.pods {
+            rows::push_pod(&mut pods, *number, row);
+        }
+        for (address, before, now) in &patch.hosts {
+            rows::push_host(&mut hosts, *address, version, before, now);
+        }
+        for (network, before, now) in &patch.networks {
+            rows::push_network(&mut networks, network, version, *before, *now);
+        }
+        for (table, map) in [
+            (&ports, rows::PORTS),
+            (&policies, rows::POLICIES),
+            (&words, rows::WORDS),
+            (&pods, rows::PODS),
+            (&hosts, rows::HOSTS),
+            (&networks, rows::NETWORKS),
+        ] {
+            let Some(map) = self.maps.get(map) else { continue };
+            table.write(map).map_err(|source| LoadError::Map {
+                map: table.name,
+                rows: table.rows,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Deletes rows that no packet is judged by any more.
+    pub(super) fn sweep(&self, garbage: &Garbage) -> io::Result<()> {
+        let tables = rows::of_garbage(garbage);
+        tables.iter().zip(&self.maps).try_for_each(|(table, map)| table.delete(map))?;
+        let blocks = garbage.counters.iter();
+        let mut counters = blocks.flat_map(|(first, count)| *first..first.saturating_add(*count));
+        counters.try_for_each(|counter| self.counts.clear(&counter.to_ne_bytes()))
     }
 
     /// Shows the program a packet that opens a connection, as Ethernet frame, and returns what it does with it.
@@ -88,32 +227,84 @@ impl Loaded {
         Ok(Duration::from_nanos(outcome.duration.into()))
     }
 
-    /// Returns whether all maps have the rows of the image.
-    pub(super) fn holds(&self, image: &MapImage) -> io::Result<bool> {
-        for (table, (_, map)) in tables(image).iter().zip(&self.maps) {
-            if !table.is_in(map)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Returns the names of the maps whose rows are not those of the image.
     ///
     /// # Errors
     /// If a map cannot be read.
     pub fn differences(&self, image: &MapImage) -> io::Result<Vec<&'static str>> {
+        self.differences_beside(image, &Garbage::default())
+    }
+
+    /// Returns the names of the maps whose rows are not those of the image, or garbage.
+    pub(super) fn differences_beside(
+        &self,
+        image: &MapImage,
+        garbage: &Garbage,
+    ) -> io::Result<Vec<&'static str>> {
+        let version = self.version.get()?;
+        let (tables, garbage) = (rows::of_image(image), rows::of_garbage(garbage));
         let mut names = Vec::new();
-        for (table, (_, map)) in tables(image).iter().zip(&self.maps) {
-            if !table.is_in(map)? {
+        let tables = tables.iter().zip(&garbage).zip(&self.maps).zip(by_map(&self.room));
+        for (((table, garbage), map), room) in tables {
+            if !table.is_in(map, room, version, garbage)? {
                 names.push(table.name);
             }
         }
         Ok(names)
     }
+
+    /// Returns what the counters count, each of all processors together.
+    pub(super) fn counts(&self) -> io::Result<Vec<u64>> {
+        let rows = u32::try_from(self.room.counters).map_err(io::Error::other)?;
+        let (keys, values) = self.counts.lookup_batch(rows)?;
+        let each = values.len() / (keys.len() / 4).max(1);
+        Ok(values.chunks_exact(each.max(1)).map(|values| sum(values, 0, 8)).collect())
+    }
+
+    /// Returns how many denied packets the ring had no room for, since it was made.
+    pub(super) fn lost(&self) -> io::Result<u64> {
+        let value = self.rate.lookup(&0_u32.to_ne_bytes())?;
+        Ok(value.map_or(0, |value| sum(&value, 16, 24)))
+    }
 }
 
-/// By connection, the number of the ruleset that last let it pass. Shared by all rulesets of a network namespace.
+/// Adds up the 64 bits at an offset of each value of this size.
+fn sum(values: &[u8], offset: usize, size: usize) -> u64 {
+    let number = |value: &[u8]| {
+        let bytes = value.get(offset..)?.first_chunk::<8>()?;
+        Some(u64::from_ne_bytes(*bytes))
+    };
+    values.chunks_exact(size).filter_map(number).fold(0, u64::wrapping_add)
+}
+
+/// Returns how many rows each map gets, with room for what is likely to come: what does not fit later is loaded beside.
+fn room(image: &MapImage, largest: (u32, u32)) -> Rows {
+    let rows = image.rows();
+    let more = |rows: usize| rows + rows / 4 + 1024;
+    let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Rows {
+        hosts: more(rows.hosts),
+        networks: more(rows.networks * 2),
+        pods: number(largest.0).saturating_add(1024),
+        policies: number(largest.1).saturating_add(1024),
+        words: more(rows.words),
+        // A list is changed by another beside it.
+        ports: more(rows.ports * 2),
+        ranges: rows.ranges,
+        counters: more(rows.counters * 2),
+    }
+}
+
+/// By the numbers of `rows`.
+const fn by_map(rows: &Rows) -> [usize; 7] {
+    [rows.hosts, rows.networks, rows.pods, rows.policies, rows.words, rows.ports, rows.ranges]
+}
+
+fn refused(map: &'static str, rows: u32, source: io::Error) -> LoadError {
+    LoadError::Map { map, rows: usize::try_from(rows).unwrap_or(usize::MAX), source }
+}
+
+/// By connection, the version of the ruleset that last let it pass. Shared by all sets of maps of a network namespace.
 #[derive(Debug)]
 pub(super) struct Checked(Map);
 
@@ -121,11 +312,9 @@ impl Checked {
     /// Makes an empty map.
     pub(super) fn create() -> Result<Self, LoadError> {
         let shape = Shape { kind: LRU_HASH, key: 8, value: 8, flags: 0 };
-        Map::create("np_checked", shape, CONNECTIONS).map(Self).map_err(|source| LoadError::Map {
-            map: "checked",
-            rows: usize::try_from(CONNECTIONS).unwrap_or(usize::MAX),
-            source,
-        })
+        Map::create("np_checked", shape, CONNECTIONS)
+            .map(Self)
+            .map_err(|source| refused("checked", CONNECTIONS, source))
     }
 }
 
@@ -140,154 +329,4 @@ fn context(hook: Hook, frame: &[u8]) -> [u8; 56] {
     };
     *family = if is_v6 { 10 } else { 2 };
     context
-}
-
-/// The rows of one map, in the kernel's bytes.
-struct Table {
-    name: &'static str,
-    shape: Shape,
-    keys: Vec<u8>,
-    values: Vec<u8>,
-    rows: usize,
-}
-
-impl Table {
-    const fn new(name: &'static str, kind: u32, key: u32, value: u32) -> Self {
-        let flags = if kind == LPM_TRIE { NO_PREALLOC } else { 0 };
-        let shape = Shape { kind, key, value, flags };
-        Self { name, shape, keys: Vec::new(), values: Vec::new(), rows: 0 }
-    }
-
-    fn push(&mut self, key: &[u8], value: &[u8]) {
-        self.keys.extend(key);
-        self.values.extend(value);
-        self.rows += 1;
-    }
-
-    fn load(&self) -> Result<Map, LoadError> {
-        let refused = |source| LoadError::Map { map: self.name, rows: self.rows, source };
-        let rows = u32::try_from(self.rows).map_err(|error| refused(io::Error::other(error)))?;
-        let name = format!("np_{}", self.name);
-        let map = Map::create(&name, self.shape, rows.max(1)).map_err(refused)?;
-        if rows > 0 {
-            map.update_batch(&self.keys, &self.values, rows).map_err(refused)?;
-        }
-        Ok(map)
-    }
-
-    fn is_in(&self, map: &Map) -> io::Result<bool> {
-        // One more than there must be, to see rows too many.
-        let room = self.rows + 1;
-        let (key, value) = (self.keys.len(), self.values.len());
-        let sized = |size: u32| usize::try_from(size).unwrap_or(0);
-        let mut keys = vec![0; key + sized(self.shape.key)];
-        let mut values = vec![0; value + sized(self.shape.value)];
-        let room = u32::try_from(room).map_err(io::Error::other)?;
-        let rows = map.lookup_batch(&mut keys, &mut values, room)?;
-        // An array has a row that nothing names, where it would be empty.
-        if self.rows == 0 && self.shape.kind == ARRAY {
-            return Ok(true);
-        }
-        let pairs = |keys: &[u8], values: &[u8], rows: usize| {
-            let keys = keys.chunks_exact(sized(self.shape.key)).map(<[u8]>::to_vec);
-            let values = values.chunks_exact(sized(self.shape.value)).map(<[u8]>::to_vec);
-            let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = keys.zip(values).take(rows).collect();
-            pairs.sort_unstable();
-            pairs
-        };
-        Ok(usize::try_from(rows) == Ok(self.rows)
-            && pairs(&keys, &values, self.rows) == pairs(&self.keys, &self.values, self.rows))
-    }
-}
-
-/// Returns the maps in the order of their numbers.
-fn tables(image: &MapImage) -> [Table; 6] {
-    let mut endpoints = Table::new("endpoints", HASH, ADDRESS, 24);
-    for (address, row) in &image.endpoints {
-        endpoints.push(&encode_address(*address), &encode_endpoint(row));
-    }
-    let mut addresses = Table::new("addresses", HASH, ADDRESS, 4);
-    for (address, class) in &image.addresses {
-        addresses.push(&encode_address(*address), &class.to_ne_bytes());
-    }
-    let mut networks = Table::new("networks", LPM_TRIE, 4 + ADDRESS, 4);
-    for (network, class) in &image.networks {
-        let prefix = 32 + u32::from(network.prefix_len());
-        let key = [&prefix.to_ne_bytes()[..], &encode_address(network.addr())].concat();
-        networks.push(&key, &class.to_ne_bytes());
-    }
-    let mut policies = Table::new("policies", ARRAY, 4, 8);
-    // Number 0 lets everything pass and is never looked up.
-    policies.push(&0_u32.to_ne_bytes(), &0_u64.to_ne_bytes());
-    for (number, policy) in (1_u32..).zip(&image.policies) {
-        policies.push(&number.to_ne_bytes(), &policy.default.bits().to_ne_bytes());
-    }
-    let mut words = Table::new("words", HASH, 8, 8);
-    for ((policy, class), word) in &image.words {
-        let key = [policy.to_ne_bytes(), class.to_ne_bytes()].concat();
-        words.push(&key, &word.bits().to_ne_bytes());
-    }
-    let mut ports = Table::new("ports", HASH, 8, 4);
-    for (list, rows) in &image.ports {
-        for row in rows {
-            ports.push(&encode_port(*list, row), &u32::from(row.allow).to_ne_bytes());
-        }
-    }
-    [endpoints, addresses, networks, policies, words, ports]
-}
-
-/// Writes `struct address`.
-fn encode_address(address: IpAddr) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(20);
-    match address {
-        IpAddr::V4(address) => {
-            bytes.extend(4_u32.to_ne_bytes());
-            bytes.extend(address.octets());
-        }
-        IpAddr::V6(address) => {
-            bytes.extend(6_u32.to_ne_bytes());
-            bytes.extend(address.octets());
-        }
-    }
-    bytes.resize(20, 0);
-    bytes
-}
-
-/// Writes `struct endpoint`.
-fn encode_endpoint(row: &EndpointRow) -> Vec<u8> {
-    let EndpointRow {
-        number,
-        ingress,
-        egress,
-        ingress_of_hairpin,
-        egress_of_hairpin,
-        egress_to_node,
-    } = *row;
-    [number, ingress, egress, ingress_of_hairpin, egress_of_hairpin, egress_to_node]
-        .into_iter()
-        .flat_map(u32::to_ne_bytes)
-        .collect()
-}
-
-/// Writes `struct port_key`.
-fn encode_port(list: PortsId, row: &PortRow) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(8);
-    bytes.extend(list.to_ne_bytes());
-    bytes.extend([row.protocol.number(), row.prefix]);
-    bytes.extend(row.port.to_ne_bytes());
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::encode_address;
-
-    /// NP-068.
-    #[test]
-    fn an_ipv4_address_inside_an_ipv6_one_is_another_address() {
-        let v4 = encode_address("10.0.0.1".parse().unwrap());
-        for v6 in ["::ffff:10.0.0.1", "::10.0.0.1", "a00:1::"] {
-            assert_ne!(v4, encode_address(v6.parse().unwrap()));
-        }
-    }
 }

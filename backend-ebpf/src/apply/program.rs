@@ -35,15 +35,16 @@ const READ: u8 = 0x79;
 
 /// Stands for a map: this, with the map's number in the lowest byte.
 const MAP: u64 = 0x6e70_6d61_7000_0000;
-/// Stands for the number of the ruleset.
-const GENERATION: u64 = 0x6e70_6765_6e00_0000;
+/// Stands for the value of a map, likewise.
+const VALUE: u64 = 0x6e70_7661_6c00_0000;
 /// Stands for `bpf_dynptr_from_skb`.
 const DYNPTR_FROM_SKB: i32 = 0x6e70_0001;
 /// Stands for the offset of `sk_buff._nfct`.
 const CONNTRACK: i16 = 0x7ee0;
 
-/// Says that a constant is the descriptor of a map, or that a call is of a function of the kernel.
+/// Says that a constant is a map or a map's value, given by descriptor, or that a call is of a function of the kernel.
 const PSEUDO_MAP: u8 = 1;
+const PSEUDO_VALUE: u8 = 2;
 const PSEUDO_FUNCTION: u8 = 2;
 
 /// How many bytes of the verifier's last words an error carries.
@@ -55,10 +56,8 @@ impl Code {
         self,
         kernel: &Kernel,
         maps: &[(u8, BorrowedFd<'_>)],
-        generation: u64,
     ) -> Result<OwnedFd, LoadError> {
-        let instructions =
-            self.patch(kernel, maps, generation).ok_or(LoadError::Damaged(self.name))?;
+        let instructions = self.patch(kernel, maps).ok_or(LoadError::Damaged(self.name))?;
         let refused = match sys::load(self.name, NETFILTER, &instructions, &mut []) {
             Ok(program) => return Ok(program),
             Err(error) => error,
@@ -72,12 +71,7 @@ impl Code {
     }
 
     /// Fills in what the numbers stand for; `None` if one is not known, or one of the maps is not used.
-    fn patch(
-        self,
-        kernel: &Kernel,
-        maps: &[(u8, BorrowedFd<'_>)],
-        generation: u64,
-    ) -> Option<Vec<u8>> {
+    fn patch(self, kernel: &Kernel, maps: &[(u8, BorrowedFd<'_>)]) -> Option<Vec<u8>> {
         let mut patched = Vec::with_capacity(self.bytes.len());
         let mut used = vec![false; maps.len()];
         let mut instructions = self.bytes.chunks_exact(8);
@@ -90,18 +84,16 @@ impl Code {
                     let [_, _, _, _, high @ ..] = second;
                     let value = u64::from(i32::from_le_bytes(high).cast_unsigned()) << 32
                         | u64::from(low.cast_unsigned());
-                    if value & !0xff == MAP {
+                    let stands_for = value & !0xff;
+                    if stands_for == MAP || stands_for == VALUE {
                         let place = maps
                             .iter()
-                            .position(|(number, _)| MAP | u64::from(*number) == value)?;
+                            .position(|(number, _)| u64::from(*number) == value & 0xff)?;
                         *used.get_mut(place)? = true;
                         let (_, map) = maps.get(place)?;
-                        put(&mut patched, code, registers | PSEUDO_MAP << 4, 0, map.as_raw_fd());
+                        let kind = if stands_for == MAP { PSEUDO_MAP } else { PSEUDO_VALUE };
+                        put(&mut patched, code, registers | kind << 4, 0, map.as_raw_fd());
                         put(&mut patched, 0, 0, 0, 0);
-                    } else if value == GENERATION {
-                        let [a, b, c, d, e, f, g, h] = generation.to_le_bytes();
-                        put(&mut patched, code, registers, 0, i32::from_le_bytes([a, b, c, d]));
-                        put(&mut patched, 0, 0, 0, i32::from_le_bytes([e, f, g, h]));
                     } else {
                         patched.extend(instruction);
                         patched.extend(second);

@@ -4,19 +4,23 @@
 use core::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 /// The commands of bpf(2) that are used, by their number in the kernel's user API.
 #[derive(Clone, Copy, Debug)]
 #[repr(i32)]
 pub(super) enum Command {
     MapCreate = 0,
+    MapLookup = 1,
     MapUpdate = 2,
     ProgramLoad = 5,
     Pin = 6,
     Get = 7,
     TestRun = 10,
+    Info = 15,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
+    MapDeleteBatch = 27,
     LinkCreate = 28,
     LinkDetach = 34,
 }
@@ -33,7 +37,10 @@ impl Command {
             Self::ProgramLoad => libc::EAGAIN,
             Self::TestRun => libc::EINTR,
             Self::MapCreate
+            | Self::MapLookup
             | Self::MapUpdate
+            | Self::MapDeleteBatch
+            | Self::Info
             | Self::Pin
             | Self::Get
             | Self::MapLookupBatch
@@ -164,6 +171,32 @@ pub(super) struct Shape {
     pub(super) flags: u32,
 }
 
+impl Shape {
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`: user space sees a value for each processor.
+    const PER_PROCESSOR: u32 = 6;
+
+    /// Returns the size of what user space reads for one key.
+    fn read_size(&self) -> io::Result<u32> {
+        if self.kind != Self::PER_PROCESSOR {
+            return Ok(self.value);
+        }
+        Ok(self.value.next_multiple_of(8).saturating_mul(processors()?))
+    }
+}
+
+/// Returns how many processors there may ever be.
+fn processors() -> io::Result<u32> {
+    static COUNT: OnceLock<u32> = OnceLock::new();
+    if let Some(count) = COUNT.get() {
+        return Ok(*count);
+    }
+    // `0-3`, or `0,2-7`.
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u32>().ok());
+    let count = last.map(|last| last + 1).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(*COUNT.get_or_init(|| count))
+}
+
 /// A map in the kernel.
 #[derive(Debug)]
 pub(super) struct Map {
@@ -199,11 +232,45 @@ impl Map {
         check(Some(length(value)?) == self.shape.value.checked_mul(rows))
     }
 
+    /// Reads the value of one key; a program array's is the number of the program.
+    pub(super) fn lookup(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        check(length(key)? == self.shape.key)?;
+        let mut value = vec![0; usize::try_from(self.shape.read_size()?).unwrap_or(0)];
+        let mut argument = Argument::new();
+        argument = argument.descriptor(0, self.descriptor()).read(8, key).write(16, &mut value);
+        match argument.call(Command::MapLookup) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            other => other.map(|_| Some(value)),
+        }
+    }
+
+    /// Takes rows away until one is not there. Returns how many were.
+    pub(super) fn delete_batch(&self, keys: &[u8]) -> io::Result<usize> {
+        let rows = length(keys)? / self.shape.key.max(1);
+        check(Some(length(keys)?) == self.shape.key.checked_mul(rows))?;
+        let mut argument =
+            Argument::new().read(16, keys).number(32, rows).descriptor(36, self.descriptor());
+        match argument.call(Command::MapDeleteBatch) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            other => drop(other?),
+        }
+        usize::try_from(argument.number_at(32)).map_err(io::Error::other)
+    }
+
     /// Adds or replaces one row.
     pub(super) fn update(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.sizes(key, value, 1)?;
         let mut argument = Argument::new();
         argument = argument.descriptor(0, self.descriptor()).read(8, key).read(16, value);
+        argument.call(Command::MapUpdate).map(drop)
+    }
+
+    /// Sets the value of a key to zeros, on every processor.
+    pub(super) fn clear(&self, key: &[u8]) -> io::Result<()> {
+        check(length(key)? == self.shape.key)?;
+        let value = vec![0; usize::try_from(self.shape.read_size()?).unwrap_or(0)];
+        let mut argument = Argument::new();
+        argument = argument.descriptor(0, self.descriptor()).read(8, key).read(16, &value);
         argument.call(Command::MapUpdate).map(drop)
     }
 
@@ -219,20 +286,19 @@ impl Map {
             .map(drop)
     }
 
-    /// Reads at most `rows` rows into `keys` and `values`; returns how many there were.
-    pub(super) fn lookup_batch(
-        &self,
-        keys: &mut [u8],
-        values: &mut [u8],
-        rows: u32,
-    ) -> io::Result<u32> {
-        self.sizes(keys, values, rows)?;
+    /// Reads at most `rows` rows; returns their keys and their values, one after another.
+    pub(super) fn lookup_batch(&self, rows: u32) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let read_size = self.shape.read_size()?;
+        let room = |size: u32| {
+            usize::try_from(u64::from(size) * u64::from(rows)).map_err(io::Error::other)
+        };
+        let (mut keys, mut values) = (vec![0; room(self.shape.key)?], vec![0; room(read_size)?]);
         // Where to go on: a number for hash maps, a key for others; at most as long as this.
         let mut place = [0; 64];
         let mut argument = Argument::new()
             .write(8, &mut place)
-            .write(16, keys)
-            .write(24, values)
+            .write(16, &mut keys)
+            .write(24, &mut values)
             .number(32, rows)
             .descriptor(36, self.descriptor());
         match argument.call(Command::MapLookupBatch) {
@@ -240,7 +306,11 @@ impl Map {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             other => drop(other?),
         }
-        Ok(argument.number_at(32))
+        let got = usize::try_from(argument.number_at(32)).unwrap_or(0);
+        let sized = |size: u32| usize::try_from(size).unwrap_or(0) * got;
+        keys.truncate(sized(self.shape.key));
+        values.truncate(sized(read_size));
+        Ok((keys, values))
     }
 }
 
@@ -296,6 +366,28 @@ pub(super) fn test_run(
         .read(48, context);
     argument.call(Command::TestRun)?;
     Ok(Outcome { returned: argument.number_at(4), duration: argument.number_at(36) })
+}
+
+/// Returns the number of a program, which the kernel gives no other one.
+pub(super) fn number_of(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // `struct bpf_prog_info` begins with the kind and the number.
+    let mut info = [0; 8];
+    let mut argument =
+        Argument::new().descriptor(0, program).number(4, length(&info)?).write(8, &mut info);
+    argument.call(Command::Info)?;
+    let [_, _, _, _, number @ ..] = info;
+    Ok(u32::from_ne_bytes(number))
+}
+
+/// Waits until every packet that was being judged is through: an RCU grace period.
+pub(super) fn grace() {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: takes no pointers.
+    let outcome = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if outcome < 0 {
+        // Not on kernels with `nohz_full` processors. A packet is judged in a millionth of this.
+        std::thread::sleep(core::time::Duration::from_millis(100));
+    }
 }
 
 /// Where a netfilter program is hooked.

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
  *
- * What the maps say of a packet that opens a connection. The model of this is `image/evaluate.rs`. */
+ * What the maps say of a packet that opens a connection. The model of this is `image/evaluate.rs`.
+ *
+ * Rows of hosts and networks hold two values: the packet takes the one of its version. So any number of rows changes in
+ * one step, when the version does. */
 #pragma once
 
 #include "patched.h"
@@ -10,18 +13,50 @@ struct address {
 	__u8 bytes[16]; /* IPv4: the first four, the others zero. */
 };
 
-struct endpoint {
-	__u32 number;
-	__u32 ingress;
-	__u32 egress;
-	__u32 ingress_of_hairpin;
-	__u32 egress_of_hairpin;
-	__u32 egress_to_node;
+/* An address: its class, and the pod that it is, or 0. */
+struct end {
+	__u32 class;
+	__u32 pod;
+};
+
+/* The class is that of the address itself, not of the network it lies in. */
+#define HAS_CLASS (1U << 31)
+/* The address is one of a node of the scope; said in strict mode only. */
+#define IS_NODE (1U << 30)
+#define CLASS (IS_NODE - 1)
+
+struct host {
+	__u64 since; /* The first version of `now`. */
+	struct end before;
+	struct end now;
+};
+
+struct state {
+	__u64 version; /* Of the ruleset. */
+	__u32 keeps; /* Open connections are not judged again. */
+	__u32 is_strict; /* An address of `RANGES` without a pod is nobody's. */
+	struct host unknown; /* The row of hosts that have none: zeros. */
 };
 
 struct network_key {
 	__u32 prefix;
 	struct address address;
+};
+
+struct network {
+	__u64 since;
+	__u32 before;
+	__u32 now;
+};
+
+/* The policies of a pod; 0 lets everything pass. Pod 0 has no others. */
+struct pod {
+	__u32 ingress;
+	__u32 egress;
+	__u32 ingress_of_hairpin;
+	__u32 egress_of_hairpin;
+	__u32 egress_to_node;
+	__u32 unused;
 };
 
 struct word_key {
@@ -46,22 +81,52 @@ enum content {
 };
 
 struct packet {
+	__u64 version;
 	struct address source;
 	struct address destination;
 	__u32 content;
 	__u32 protocol;
-	__u32 port;
+	__u16 source_port;
+	__u16 port;
 	__u32 reply; /* It answers the packet that is judged, and is described as that one. */
+	__u32 counter; /* Of what decided last. */
 };
 
-INLINE __u32 class_of(const struct address *address)
+/* Counters of what is no word's. */
+enum counter {
+	GUARD_OF_INGRESS,
+	GUARD_OF_EGRESS,
+};
+
+/* Strict mode: the pod of addresses of pods that no known pod owns. Its policies let nothing pass. */
+#define NOBODY 1
+
+INLINE struct end end_of(const struct address *address, __u64 version)
 {
-	__u32 *class = bpf_map_lookup_elem(ADDRESSES, address);
-	if (class)
-		return *class;
+	const struct host *host = bpf_map_lookup_elem(HOSTS, address);
+	if (!host)
+		host = (const struct host *)&STATE->unknown; /* The verifier has less to tell apart. */
+	return version >= host->since ? host->now : host->before;
+}
+
+INLINE __u32 class_of(__u32 class, const struct address *address, __u64 version)
+{
+	if (class & HAS_CLASS)
+		return class & CLASS;
 	struct network_key key = { .prefix = 160, .address = *address };
-	class = bpf_map_lookup_elem(NETWORKS, &key);
-	return class ? *class : 0;
+	struct network *network = bpf_map_lookup_elem(NETWORKS, &key);
+	if (!network)
+		return 0;
+	return version >= network->since ? network->now : network->before;
+}
+
+/* Strict mode: whether this is an address of pods that no known pod owns. */
+INLINE int is_unknown(struct end end, const struct address *address)
+{
+	if (end.pod || end.class & IS_NODE)
+		return 0;
+	struct network_key key = { .prefix = 160, .address = *address };
+	return bpf_map_lookup_elem(RANGES, &key) != 0;
 }
 
 /* What protocols with ports are called in a word: 0 TCP, 1 UDP, 2 SCTP, 3 none of them. */
@@ -73,34 +138,65 @@ INLINE __u32 place(__u32 protocol)
 					  : 3;
 }
 
-INLINE int passes(__u32 policy, const struct address *peer, const struct packet *packet)
+INLINE void count(struct packet *packet, __u32 counter)
 {
-	if (!policy)
-		return 1;
-	struct word_key key = { .policy = policy, .class = class_of(peer) };
-	__u64 *found = bpf_map_lookup_elem(WORDS, &key);
-	if (!found)
-		found = bpf_map_lookup_elem(POLICIES, &policy);
-	if (!found)
-		return 0;
-	__u64 word = *found;
-	if (packet->content == WITHOUT_PORT)
-		return word >> 16 & 1;
-	__u32 at = place(packet->protocol);
-	int otherwise = word >> (17 + at) & 1;
-	if (!(word >> (20 + at) & 1))
-		return otherwise;
-	if (packet->content == LATER_FRAGMENT)
-		return 0;
-	struct port_key ports = { .list = word >> 32, .protocol = packet->protocol };
-	for (int bit = 0; bit < 16; bit++) {
-		if (!(word >> bit & 1))
-			continue;
-		ports.prefix = 16 - bit;
-		ports.port = packet->port & (0xffff << bit);
-		__u32 *row = bpf_map_lookup_elem(PORTS, &ports);
-		if (row)
-			return *row;
+	packet->counter = counter;
+	__u64 *packets = bpf_map_lookup_elem(COUNTS, &packet->counter);
+	if (packets)
+		++*packets;
+}
+
+/* The bits of a word are explained in `image/word.rs`. */
+OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct packet *packet, __u32 guard);
+
+/* What user space is told of a packet that is dropped. */
+struct denial {
+	__u64 version;
+	struct address source;
+	struct address destination;
+	__u32 counter;
+	__u16 source_port;
+	__u16 port;
+	__u8 protocol;
+	__u8 content;
+	__u8 is_ingress;
+	__u8 unused[5];
+};
+
+/* How much of it each processor tells. */
+struct rate {
+	__u64 second;
+	__u64 told;
+	__u64 lost; /* There was no room. */
+};
+#define MOST_A_SECOND 256
+
+INLINE int drop(struct packet *packet, int is_ingress)
+{
+	__u32 zero = 0;
+	struct rate *rate = bpf_map_lookup_elem(RATE, &zero);
+	if (!rate)
+		return NF_DROP;
+	__u64 second = bpf_ktime_get_ns() >> 30;
+	if (rate->second != second) {
+		rate->second = second;
+		rate->told = 0;
 	}
-	return otherwise;
+	if (rate->told >= MOST_A_SECOND)
+		return NF_DROP;
+	rate->told++;
+	struct denial denial = {
+		.version = packet->version,
+		.source = packet->source,
+		.destination = packet->destination,
+		.counter = packet->counter,
+		.source_port = packet->source_port,
+		.port = packet->port,
+		.protocol = packet->protocol,
+		.content = packet->content,
+		.is_ingress = is_ingress,
+	};
+	if (bpf_ringbuf_output(DENIED, &denial, sizeof(denial), BPF_RB_NO_WAKEUP))
+		rate->lost++;
+	return NF_DROP;
 }

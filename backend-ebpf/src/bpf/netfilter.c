@@ -2,8 +2,8 @@
  *
  * The netfilter front end: FORWARD and LOCAL_IN, both families, behind connection tracking and destination NAT.
  *
- *   slot    what the hooks run: goes to the program of the ruleset in force
- *   judge   one ruleset: its maps are filled before the slot points to it, and never changed while it does
+ *   slot    what the hooks run: goes to the program with the maps in force
+ *   judge   looks into one set of maps
  */
 #include "judge.h"
 
@@ -16,16 +16,17 @@ SECTION("slot") int run_slot(struct bpf_nf_ctx *ctx)
 /* Reads the ports, or what there is instead, at `offset`. */
 INLINE void transport(const struct bpf_dynptr *data, __u32 offset, __u32 fragment, struct packet *packet)
 {
-	/* A reply comes from the port that the connection was opened to. */
-	__u32 at = packet->reply ? 0 : 2;
 	__u32 protocol = packet->protocol;
 	if (place(protocol) < 3) {
 		__u8 ports[4];
 		if (fragment)
 			packet->content = LATER_FRAGMENT;
 		else if (!bpf_dynptr_read(ports, sizeof(ports), data, offset, 0)) {
+			__u16 source = ports[0] << 8 | ports[1], destination = ports[2] << 8 | ports[3];
 			packet->content = WITH_PORT;
-			packet->port = at ? ports[2] << 8 | ports[3] : ports[0] << 8 | ports[1];
+			/* A reply comes from the port that the connection was opened to. */
+			packet->source_port = packet->reply ? destination : source;
+			packet->port = packet->reply ? source : destination;
 		}
 		return;
 	}
@@ -85,10 +86,10 @@ INLINE void ipv6_headers(const struct bpf_dynptr *data, __u32 protocol, struct p
 }
 
 /* Judges the packet that opened the connection which this packet belongs to. */
-INLINE int verdict(struct bpf_nf_ctx *ctx, __u32 reply)
+INLINE int verdict(struct bpf_nf_ctx *ctx, __u64 version, __u32 is_strict, __u32 reply)
 {
 	struct bpf_dynptr data;
-	struct packet packet = { .reply = reply };
+	struct packet packet = { .version = version, .reply = reply };
 	__u8 ip[40];
 	int version6 = ctx->state->pf == 10;
 	int forward = ctx->state->hook == NF_INET_FORWARD;
@@ -109,17 +110,29 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u32 reply)
 		__builtin_memcpy(to->bytes, ip + 16, 4);
 	}
 
-	struct endpoint *source = bpf_map_lookup_elem(ENDPOINTS, &packet.source);
-	struct endpoint *destination = forward ? bpf_map_lookup_elem(ENDPOINTS, &packet.destination) : 0;
-	__u32 egress = 0, ingress = 0;
-	if (source && destination && source->number == destination->number) {
-		egress = source->egress_of_hairpin;
-		ingress = destination->ingress_of_hairpin;
+	struct end source = end_of(&packet.source, version);
+	struct end destination = end_of(&packet.destination, version);
+	if (is_strict) {
+		if (is_unknown(source, &packet.source))
+			source.pod = NOBODY;
+		/* What is delivered on the node itself is no pod's, and what a node sends is no pod's doing. */
+		if (forward && !(source.class & IS_NODE) && is_unknown(destination, &packet.destination))
+			destination.pod = NOBODY;
+	}
+	struct pod *of_source = bpf_map_lookup_elem(PODS, &source.pod);
+	struct pod *of_destination = bpf_map_lookup_elem(PODS, &destination.pod);
+	if (!of_source || !of_destination)
+		return NF_DROP;
+	__u32 egress, ingress;
+	if (!forward) {
+		egress = of_source->egress_to_node;
+		ingress = 0;
+	} else if (source.pod == destination.pod) {
+		egress = of_source->egress_of_hairpin;
+		ingress = of_destination->ingress_of_hairpin;
 	} else {
-		if (source)
-			egress = forward ? source->egress : source->egress_to_node;
-		if (destination)
-			ingress = destination->ingress;
+		egress = of_source->egress;
+		ingress = of_destination->ingress;
 	}
 	if (!egress && !ingress)
 		return NF_ACCEPT;
@@ -133,38 +146,90 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u32 reply)
 	}
 	if (packet.content == NEIGHBOUR_DISCOVERY)
 		return NF_ACCEPT;
-	if (packet.content == UNREADABLE)
-		return NF_DROP;
-	if (!passes(egress, &packet.destination, &packet))
-		return NF_DROP;
-	if (!passes(ingress, &packet.source, &packet))
-		return NF_DROP;
-	return NF_ACCEPT;
+	int is_ingress = 0;
+	if (packet.content == UNREADABLE) {
+		is_ingress = ingress != 0;
+		count(&packet, is_ingress ? GUARD_OF_INGRESS : GUARD_OF_EGRESS);
+	} else if (passes(egress, destination.class, &packet.destination, &packet, GUARD_OF_EGRESS)) {
+		if (passes(ingress, source.class, &packet.source, &packet, GUARD_OF_INGRESS))
+			return NF_ACCEPT;
+		is_ingress = 1;
+	}
+	return drop(&packet, is_ingress);
 }
 
 SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
 {
+	const volatile struct state *state = STATE;
 	/* Invalid packets have no pointer, untracked ones a state of their own: they are judged like new ones. */
-	__u64 conntrack = CONNTRACK(ctx->skb), generation = GENERATION;
-	__u32 state = conntrack & 7, reply = 0;
+	__u64 conntrack = CONNTRACK(ctx->skb);
+	__u32 how = conntrack & 7, reply = 0;
 	conntrack &= ~7ULL;
-	if (conntrack && (state == IP_CT_RELATED || state == IP_CT_RELATED_REPLY))
+	if (conntrack && (how == IP_CT_RELATED || how == IP_CT_RELATED_REPLY))
 		return NF_ACCEPT;
-	__u32 open = conntrack && (state == IP_CT_ESTABLISHED || state == IP_CT_ESTABLISHED_REPLY);
+	/* Read once: all that is looked up is of this version. */
+	__u64 version = state->version;
+	__u32 open = conntrack && (how == IP_CT_ESTABLISHED || how == IP_CT_ESTABLISHED_REPLY);
 	if (open) {
-		if (!generation)
+		if (state->keeps)
 			return NF_ACCEPT;
-		reply = state == IP_CT_ESTABLISHED_REPLY;
+		reply = how == IP_CT_ESTABLISHED_REPLY;
 		if (reply && ctx->state->hook != NF_INET_FORWARD)
 			return NF_ACCEPT; /* The node opened it (NP-125, NP-128). */
-		/* A connection is judged once for each ruleset. Where one begins in the memory of another, its first
-		 * packet has been judged by this ruleset since, so what is noted holds for both. */
+		/* A connection is judged once in each version. Where one begins in the memory of another, its first
+		 * packet has been judged by this version since, so what is noted holds for both. */
 		__u64 *checked = bpf_map_lookup_elem(CHECKED, &conntrack);
-		if (checked && *checked == generation)
+		if (checked && *checked == version)
 			return NF_ACCEPT;
 	}
-	int passed = verdict(ctx, reply);
+	int passed = verdict(ctx, version, state->is_strict, reply);
 	if (open && passed == NF_ACCEPT)
-		bpf_map_update_elem(CHECKED, &conntrack, &generation, 0);
+		bpf_map_update_elem(CHECKED, &conntrack, &version, 0);
 	return passed;
 }
+
+OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct packet *packet, __u32 guard)
+{
+	if (!policy)
+		return 1;
+	struct word_key key = { .policy = policy, .class = class_of(class, peer, packet->version) };
+	__u64 *found = bpf_map_lookup_elem(WORDS, &key);
+	if (!found)
+		found = bpf_map_lookup_elem(POLICIES, &policy);
+	if (!found)
+		return 0;
+	__u64 word = *found;
+	__u32 counter = word >> 23 & 0x1fffff;
+	if (packet->content == WITHOUT_PORT) {
+		count(packet, counter);
+		return word >> 16 & 1;
+	}
+	__u32 at = place(packet->protocol);
+	int verdict = word >> (17 + at) & 1;
+	counter += 1 + at;
+	if (word >> (20 + at) & 1) {
+		if (packet->content == LATER_FRAGMENT) {
+			/* Not every port passes (NP-116). */
+			if (verdict)
+				counter = guard;
+			verdict = 0;
+		} else {
+			struct port_key ports = { .list = word >> 44, .protocol = packet->protocol };
+			__u32 *row = 0;
+			for (int bit = 0; bit < 16 && !row; bit++) {
+				if (!(word >> bit & 1))
+					continue;
+				ports.prefix = 16 - bit;
+				ports.port = packet->port & (0xffff << bit);
+				row = bpf_map_lookup_elem(PORTS, &ports);
+			}
+			if (row) {
+				verdict = *row & 1;
+				counter += 3 - at + (*row >> 1);
+			}
+		}
+	}
+	count(packet, counter);
+	return verdict;
+}
+

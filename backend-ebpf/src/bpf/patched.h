@@ -14,26 +14,29 @@
 		map;                                                                         \
 	})
 
-#define ENDPOINTS MAP("0x6e706d6170000000")
-#define ADDRESSES MAP("0x6e706d6170000001")
-#define NETWORKS MAP("0x6e706d6170000002")
+#define HOSTS MAP("0x6e706d6170000000")
+#define NETWORKS MAP("0x6e706d6170000001")
+#define PODS MAP("0x6e706d6170000002")
 #define POLICIES MAP("0x6e706d6170000003")
 #define WORDS MAP("0x6e706d6170000004")
 #define PORTS MAP("0x6e706d6170000005")
-#define SLOT MAP("0x6e706d6170000006")
+#define RANGES MAP("0x6e706d6170000006")
 #define CHECKED MAP("0x6e706d6170000007")
+#define COUNTS MAP("0x6e706d6170000008")
+#define DENIED MAP("0x6e706d6170000009")
+#define RATE MAP("0x6e706d617000000a")
+#define SLOT MAP("0x6e706d617000000b")
+
+/* The one value of the map of this number, which the program reads without a look-up. */
+#define STATE                                                                                \
+	({                                                                                   \
+		const volatile struct state *state;                                          \
+		asm volatile("%0 = 0x6e7076616c00000c ll" : "=r"(state));                    \
+		state;                                                                       \
+	})
 
 /* A function of the kernel, by its number in `program.rs`. */
 static long (*bpf_dynptr_from_skb)(void *skb, __u64 flags, struct bpf_dynptr *to) = (void *)0x6e700001;
-
-/* The number of the ruleset: no two in one network namespace have the same. 0 is none: connections that are open stay
- * open. */
-#define GENERATION                                                                           \
-	({                                                                                   \
-		__u64 generation;                                                            \
-		asm volatile("%0 = 0x6e7067656e000000 ll" : "=r"(generation));               \
-		generation;                                                                  \
-	})
 
 /* What connection tracking knows of a packet: a pointer, and its state in the lowest three bits. 0x7ee0 stands for the
  * field's offset in the running kernel. */

@@ -10,6 +10,8 @@ typedef unsigned int __u32;
 typedef unsigned long long __u64;
 
 #define INLINE static __attribute__((always_inline)) inline
+/* A function of its own, behind the program in its section: a call within a section needs no relocation. */
+#define OUTLINE static __attribute__((noinline, section("judge")))
 #define SECTION(name) __attribute__((section(name), used))
 
 #define NF_DROP 0
@@ -35,6 +37,8 @@ typedef unsigned long long __u64;
 #define IPPROTO_DSTOPTS 60
 #define IPPROTO_SCTP 132
 
+#define BPF_RB_NO_WAKEUP 1
+
 /* What a netfilter program is given. */
 struct nf_hook_state {
 	__u8 hook;
@@ -51,6 +55,8 @@ struct bpf_dynptr {
 
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static long (*bpf_ringbuf_output)(void *ring, const void *data, __u64 size, __u64 flags) = (void *)130;
 static long (*bpf_tail_call)(void *ctx, void *map, __u32 index) = (void *)12;
 static long (*bpf_dynptr_read)(void *to, __u32 length, const struct bpf_dynptr *from, __u32 offset,
 			       __u64 flags) = (void *)201;

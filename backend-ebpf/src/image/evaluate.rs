@@ -1,5 +1,6 @@
 //! A model of the program: what it does with a packet that opens a connection.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -7,7 +8,7 @@ use ipnet::IpNet;
 use netpol_core::ir::{Dialled, Flow, Transport, Verdict};
 use netpol_core::model::Protocol;
 
-use super::{Class, EndpointRow, MapImage, PolicyNumber, Word};
+use super::{Class, MapImage, NOBODY, PodNumber, PodRow, PolicyNumber, Topology, Word};
 
 /// Where the kernel shows a packet to the program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,20 +52,20 @@ impl MapImage {
     /// Returns the hook that a flow's packets pass, if they pass one at all.
     #[must_use]
     pub fn hook(&self, flow: &Flow) -> Option<Hook> {
-        let source = self.topology.pods.get(&flow.source);
-        let destination = self.topology.pods.get(&flow.destination);
-        if let (Some((source, _)), Some((destination, _))) = (source, destination)
-            && source == destination
+        let Topology { pods, .. } = &self.topology;
+        let (source, destination) = (pods.get(&flow.source), pods.get(&flow.destination));
+        if let (Some(source), Some(destination)) = (source, destination)
+            && source.pod == destination.pod
         {
             return match flow.dialled {
                 Dialled::Address => None, // NP-120: never leaves the pod.
                 Dialled::Service => Some(Hook::Forward),
             };
         }
-        if destination.is_some_and(|(_, node)| node.contains(&flow.source)) {
+        if self.topology.is_own_node(destination, flow.source) {
             return None; // NP-125: generated on the node, so it leaves through output.
         }
-        let to_node = source.is_some_and(|(_, node)| node.contains(&flow.destination));
+        let to_node = self.topology.is_own_node(source, flow.destination);
         Some(if to_node { Hook::LocalIn } else { Hook::Forward })
     }
 
@@ -72,19 +73,16 @@ impl MapImage {
     pub(crate) fn judge_flow(&self, flow: &Flow) -> Verdict {
         let (from, to) = (flow.source, flow.destination);
         let content = Content::Transport(flow.transport);
-        let source = self.topology.pods.get(&from);
-        let destination = self.topology.pods.get(&to);
-        let to_node = source.is_some_and(|(_, node)| node.contains(&to));
-        let from_node = destination.is_some_and(|(_, node)| node.contains(&from));
-        let same_pod = source.zip(destination).is_some_and(|((a, _), (b, _))| a == b);
-        let both_pods = source.is_some() && destination.is_some();
-        if both_pods && !same_pod && (to_node || from_node) {
+        let Topology { pods, .. } = &self.topology;
+        let (source, destination) = (pods.get(&from), pods.get(&to));
+        let to_node = self.topology.is_own_node(source, to);
+        let from_node = self.topology.is_own_node(destination, from);
+        let same_pod = source.zip(destination).is_some_and(|(a, b)| a.pod == b.pod);
+        if source.is_some() && destination.is_some() && !same_pod && (to_node || from_node) {
             // An address that, oddly, a pod and a node both have: the pod's side is judged all the same.
-            let egress = self.endpoints.get(&from);
-            let egress =
-                egress.map_or(0, |row| if to_node { row.egress_to_node } else { row.egress });
-            let ingress = self.endpoints.get(&to).filter(|_| !from_node);
-            let ingress = ingress.map_or(0, |row| row.ingress);
+            let egress = self.pod(self.host(from).pod);
+            let egress = if to_node { egress.egress_to_node } else { egress.egress };
+            let ingress = if from_node { 0 } else { self.pod(self.host(to).pod).ingress };
             return self.judge_sides((egress, to), (ingress, from), content);
         }
         self.hook(flow).map_or(Verdict::Allow, |hook| {
@@ -95,18 +93,30 @@ impl MapImage {
     /// Judges a packet as the program does.
     #[must_use]
     pub fn judge(&self, packet: &Packet) -> Verdict {
-        let source = self.endpoints.get(&packet.source);
-        let destination =
-            self.endpoints.get(&packet.destination).filter(|_| packet.hook == Hook::Forward);
-        let hairpin = source.zip(destination).is_some_and(|(a, b)| a.number == b.number);
-        let egress = source.map_or(0, |row: &EndpointRow| match (packet.hook, hairpin) {
+        let Packet { hook, source: from, destination: to, content } = *packet;
+        let (source, destination) = (self.host(from), self.host(to));
+        let of_source = if self.is_unknown(from) { NOBODY } else { source.pod };
+        let to_nobody = hook == Hook::Forward && !source.is_node && self.is_unknown(to);
+        let of_destination = if to_nobody { NOBODY } else { destination.pod };
+        let hairpin = of_source == of_destination;
+        let row = self.pod(of_source);
+        let egress = match (hook, hairpin) {
             (Hook::LocalIn, _) => row.egress_to_node,
             (Hook::Forward, true) => row.egress_of_hairpin,
             (Hook::Forward, false) => row.egress,
-        });
-        let ingress =
-            destination.map_or(0, |row| if hairpin { row.ingress_of_hairpin } else { row.ingress });
-        self.judge_sides((egress, packet.destination), (ingress, packet.source), packet.content)
+        };
+        let row = self.pod(of_destination);
+        let ingress = match (hook, hairpin) {
+            (Hook::LocalIn, _) => 0,
+            (Hook::Forward, true) => row.ingress_of_hairpin,
+            (Hook::Forward, false) => row.ingress,
+        };
+        self.judge_sides((egress, to), (ingress, from), content)
+    }
+
+    /// Returns the policies of a pod; none for 0.
+    fn pod(&self, number: PodNumber) -> PodRow {
+        self.pods.get(&number).copied().unwrap_or_default()
     }
 
     /// Judges both sides, each a policy and the other end.
@@ -133,20 +143,14 @@ impl MapImage {
     /// Returns the class of an address.
     #[must_use]
     pub fn class_of(&self, address: IpAddr) -> Class {
-        if let Some(class) = self.addresses.get(&address) {
-            return *class;
-        }
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefixes = (0..longest).rev().filter_map(|length| IpNet::new(address, length).ok());
-        prefixes.filter_map(|net| self.networks.get(&net.trunc())).copied().next().unwrap_or(0)
+        self.host(address).class.unwrap_or_else(|| class_in(&self.networks, address.into()))
     }
 
     fn word(&self, policy: PolicyNumber, peer: IpAddr) -> Word {
-        self.words
-            .get(&(policy, self.class_of(peer)))
-            .copied()
-            // INVARIANT (closed) gives every policy a default; should it break, fail closed.
-            .unwrap_or_else(|| self.policy(policy).map_or(Word::NOTHING, |policy| policy.default))
+        let word = self.words.get(&(policy, self.class_of(peer))).copied();
+        // INVARIANT (closed) gives every policy a default; should it break, fail closed.
+        let default = || self.policies.get(&policy).map_or(Word::NOTHING, |row| row.default);
+        word.unwrap_or_else(default)
     }
 
     fn decide(&self, word: Word, content: Content) -> Verdict {
@@ -173,4 +177,14 @@ impl MapImage {
         }
         word.default(protocol)
     }
+}
+
+/// Returns the class of the longest of these networks that holds all of `network`; 0 if none does.
+pub(crate) fn class_in(networks: &BTreeMap<IpNet, Class>, network: IpNet) -> Class {
+    let prefixes = (0..=network.prefix_len()).rev();
+    prefixes
+        .filter_map(|length| IpNet::new(network.addr(), length).ok())
+        .find_map(|prefix| networks.get(&prefix.trunc()))
+        .copied()
+        .unwrap_or(0)
 }

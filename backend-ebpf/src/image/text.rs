@@ -9,36 +9,52 @@ use super::{MapImage, PolicyNumber, PortRow, Word};
 
 impl fmt::Display for MapImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "endpoints: address -> pod, policy by direction and situation")?;
-        for (address, row) in &self.endpoints {
-            write!(f, "  {address} -> {}", row.number)?;
-            if let Some((pod, _)) = self.topology.pods.get(address) {
-                write!(f, " ({pod})")?;
+        writeln!(f, "hosts: address -> class and pod, where there is one")?;
+        for (address, host) in &self.hosts {
+            write!(f, "  {address} ->")?;
+            if let Some(class) = host.class {
+                write!(f, " c{class}")?;
             }
-            for (what, policy) in [
-                ("ingress", row.ingress),
-                ("egress", row.egress),
-                ("hairpin ingress", row.ingress_of_hairpin),
-                ("hairpin egress", row.egress_of_hairpin),
-                ("egress to node", row.egress_to_node),
+            if host.pod != 0 {
+                write!(f, " pod {}", host.pod)?;
+            }
+            if host.is_node {
+                f.write_str(" node")?;
+            }
+            if let Some(place) = self.topology.pods.get(address) {
+                write!(f, " ({})", place.pod)?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "pods: pod -> policy by direction and situation")?;
+        for (pod, row) in &self.pods {
+            write!(f, "  {pod} ->")?;
+            for (separator, what, policy) in [
+                ("", "ingress", row.ingress),
+                (",", "egress", row.egress),
+                (",", "hairpin ingress", row.ingress_of_hairpin),
+                (",", "hairpin egress", row.egress_of_hairpin),
+                (",", "egress to node", row.egress_to_node),
             ] {
-                write!(f, ", {what} ")?;
+                write!(f, "{separator} {what} ")?;
                 if policy == 0 { f.write_str("open")? } else { write!(f, "policy {policy}")? }
             }
             writeln!(f)?;
         }
-        writeln!(f, "addresses: address -> class")?;
-        for (address, class) in &self.addresses {
-            writeln!(f, "  {address} -> c{class}")?;
-        }
-        writeln!(f, "networks: prefix -> class, where no address matches; nothing matches: c0")?;
+        writeln!(
+            f,
+            "networks: prefix -> class, where the address has none of its own; nothing matches: c0"
+        )?;
         for (network, class) in &self.networks {
             writeln!(f, "  {network} -> c{class}")?;
         }
         writeln!(f, "words: policy, class -> what passes")?;
-        for (number, policy) in (1..).zip(&self.policies) {
-            writeln!(f, "  policy {number} (pipeline {})", policy.pipeline)?;
-            for ((_, class), word) in self.words_of(number) {
+        for (number, policy) in &self.policies {
+            match policy.pipeline {
+                Some(pipeline) => writeln!(f, "  policy {number} (pipeline {pipeline})")?,
+                None => writeln!(f, "  policy {number} (unknown pods)")?,
+            }
+            for ((_, class), word) in self.words_of(*number) {
                 writeln!(f, "    c{class} -> {word}")?;
             }
             writeln!(f, "    every other class -> {}", policy.default)?;
@@ -47,6 +63,12 @@ impl fmt::Display for MapImage {
         for (list, rows) in &self.ports {
             for row in rows {
                 writeln!(f, "  {list} {row}")?;
+            }
+        }
+        if self.is_strict() {
+            writeln!(f, "ranges: only known pods and nodes talk here")?;
+            for network in self.ranges.cidrs() {
+                writeln!(f, "  {network}")?;
             }
         }
         Ok(())

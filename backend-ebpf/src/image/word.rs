@@ -6,6 +6,17 @@ use netpol_core::model::Protocol;
 /// The number of a port list, from 1.
 pub type PortsId = u32;
 
+/// The number of a counter.
+pub type CounterId = u32;
+
+/// Port lists are fewer than this.
+pub(crate) const MAX_LISTS: usize = 1 << 20;
+
+const COUNTER: u64 = (1 << 21) - 1;
+
+/// Counters are fewer than this.
+pub(crate) const MAX_COUNTERS: usize = 1 << 21;
+
 /// What a policy says of one class of addresses.
 ///
 /// ```text
@@ -13,7 +24,9 @@ pub type PortsId = u32;
 ///   bit  16        protocols without ports pass
 ///   bits 17..=19   TCP, UDP, SCTP: ports without a row pass
 ///   bits 20..=22   TCP, UDP, SCTP: the port list has rows
-///   bits 32..=63   the number of the port list
+///   bits 23..=43   the first counter: of protocols without ports, then of TCP's, UDP's and SCTP's ports without a row,
+///                  then of each row
+///   bits 44..=63   the number of the port list
 /// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Word(u64);
@@ -55,7 +68,23 @@ impl Word {
 
     /// Names the port list.
     pub(crate) const fn with_ports(self, ports: PortsId) -> Self {
-        Self(self.0 | (ports as u64) << 32)
+        Self(self.0 | (ports as u64) << 44)
+    }
+
+    /// Says where what it decides is counted.
+    pub(crate) const fn with_counter(self, counter: CounterId) -> Self {
+        Self(self.bare().0 | (counter as u64 & COUNTER) << 23)
+    }
+
+    /// Returns the word without its counter: what passes.
+    pub(crate) const fn bare(self) -> Self {
+        Self(self.0 & !(COUNTER << 23))
+    }
+
+    /// Returns the first counter.
+    #[must_use]
+    pub const fn counter(self) -> CounterId {
+        (self.0 >> 23 & COUNTER) as CounterId
     }
 
     /// Returns what happens to protocols without ports.
@@ -84,7 +113,7 @@ impl Word {
     /// Returns the number of the port list; 0 for none.
     #[must_use]
     pub const fn ports(self) -> PortsId {
-        (self.0 >> 32) as PortsId
+        (self.0 >> 44) as PortsId
     }
 }
 

@@ -2,24 +2,28 @@
 
 use netpol_core::backend::LowerError;
 
-use crate::image::Rows;
+use crate::image::{MAX_COUNTERS, MAX_LISTS, Rows};
 
 /// How many rows each map may have. What does not fit is an error with the numbers, never a row less.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "plain input")]
 pub struct Limits {
-    /// Addresses of pods with policies.
-    pub endpoints: usize,
-    /// Addresses with a class of their own.
-    pub addresses: usize,
+    /// Addresses with a class of their own, of pods with policies, and in strict mode of pods and nodes.
+    pub hosts: usize,
     /// Networks.
     pub networks: usize,
+    /// Pods with policies.
+    pub pods: usize,
     /// Policies.
     pub policies: usize,
     /// Words that are not their policy's default.
     pub words: usize,
     /// Rows of port lists.
     pub ports: usize,
+    /// Networks of pods' addresses, in strict mode.
+    pub ranges: usize,
+    /// Counters. Each costs eight bytes a processor.
+    pub counters: usize,
     /// Pieces of one pipeline's atoms ([`Bound`](netpol_core::atoms::Bound)).
     pub pieces: usize,
 }
@@ -28,12 +32,14 @@ impl Default for Limits {
     /// What some 500 MB of kernel memory hold.
     fn default() -> Self {
         Self {
-            endpoints: 1 << 18,
-            addresses: 1 << 20,
+            hosts: 1 << 20,
             networks: 1 << 18,
+            pods: 1 << 18,
             policies: 1 << 18,
             words: 1 << 22,
-            ports: 1 << 20,
+            ports: MAX_LISTS - 1,
+            ranges: 1 << 16,
+            counters: MAX_COUNTERS - (1 << 16),
             pieces: 1_000_000,
         }
     }
@@ -42,12 +48,14 @@ impl Default for Limits {
 impl Limits {
     pub(super) fn check(self, rows: &Rows) -> Result<(), LowerError> {
         for (object, needed, limit) in [
-            ("map endpoints", rows.endpoints, self.endpoints),
-            ("map addresses", rows.addresses, self.addresses),
+            ("map hosts", rows.hosts, self.hosts),
             ("map networks", rows.networks, self.networks),
+            ("map pods", rows.pods, self.pods),
             ("map policies", rows.policies, self.policies),
             ("map words", rows.words, self.words),
-            ("map ports", rows.ports, self.ports),
+            ("map ports", rows.ports, self.ports.min(MAX_LISTS - 1)),
+            ("map ranges", rows.ranges, self.ranges),
+            ("map counters", rows.counters, self.counters.min(MAX_COUNTERS - 1)),
         ] {
             if needed > limit {
                 let object = object.into();

@@ -1,26 +1,33 @@
 //! Sets of ports as rows of prefixes, each list kept once.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use hashbrown::HashMap;
 use netpol_core::atoms::Allowed;
 use netpol_core::model::Protocol;
 use netpol_core::net::Intervals;
 
+use super::numbers::Numbers;
 use crate::image::{PortRow, PortsId, Word};
 
 /// The port lists, by content.
 #[derive(Debug, Default)]
 pub(super) struct PortLists {
-    known: BTreeMap<Vec<PortRow>, PortsId>,
+    known: HashMap<Arc<[PortRow]>, PortsId>,
+    /// By number: the rows, and how often the list is in use.
+    lists: BTreeMap<PortsId, (Arc<[PortRow]>, usize)>,
+    numbers: Numbers,
 }
 
 impl PortLists {
-    /// Returns the word for what a class may do.
+    /// Returns the word for what a class may do, without counters, and the rows of its port list. A list that is new is
+    /// there until it is [`retained`](Self::retain) and then released as often.
     ///
     /// A protocol's default is what takes fewer rows to say the rest. One that passes or is denied as a whole has none:
     /// that a protocol has rows means that not all of its ports are judged alike.
-    pub(super) fn word(&mut self, allowed: &Allowed) -> Word {
+    pub(super) fn word(&mut self, allowed: &Allowed) -> (Word, Arc<[PortRow]>) {
         let mut word = Word::NOTHING;
         if allowed.others {
             word = word.with_others();
@@ -38,18 +45,53 @@ impl PortLists {
             }
         }
         if rows.is_empty() {
-            return word;
+            return (word, Arc::default());
         }
         for row in &rows {
             word = word.with_rows(row.protocol, row.prefix);
         }
         rows.sort_unstable();
-        let next = u32::try_from(self.known.len()).map_or(u32::MAX, |count| count + 1);
-        word.with_ports(*self.known.entry(rows).or_insert(next))
+        let rows: Arc<[PortRow]> = rows.into();
+        let (number, rows) = match self.known.get_key_value(&rows) {
+            Some((rows, number)) => (*number, rows.clone()),
+            None => {
+                let number = self.numbers.take();
+                self.known.insert(rows.clone(), number);
+                self.lists.insert(number, (rows.clone(), 0));
+                (number, rows)
+            }
+        };
+        (word.with_ports(number), rows)
     }
 
-    pub(super) fn into_lists(self) -> BTreeMap<PortsId, Vec<PortRow>> {
-        self.known.into_iter().map(|(rows, id)| (id, rows)).collect()
+    /// Uses a list once more. Returns whether it was not in use.
+    pub(super) fn retain(&mut self, list: PortsId) -> bool {
+        let Some((_, uses)) = self.lists.get_mut(&list) else { return false };
+        *uses += 1;
+        *uses == 1
+    }
+
+    /// Uses a list once less. Returns whether it is no longer in use: then its number rests until it is
+    /// [`freed`](Self::free).
+    pub(super) fn release(&mut self, list: PortsId) -> bool {
+        let Some((rows, uses)) = self.lists.get_mut(&list) else { return false };
+        *uses = uses.saturating_sub(1);
+        let is_out = *uses == 0;
+        if is_out {
+            self.known.remove(rows);
+            self.lists.remove(&list);
+        }
+        is_out
+    }
+
+    /// Lets the number of a list that is gone name another.
+    pub(super) fn free(&mut self, list: PortsId) {
+        self.numbers.free(list);
+    }
+
+    /// Returns the rows of a list.
+    pub(super) fn rows(&self, list: PortsId) -> Vec<PortRow> {
+        self.lists.get(&list).map(|(rows, _)| rows.to_vec()).unwrap_or_default()
     }
 }
 
@@ -89,9 +131,9 @@ mod tests {
         let ranges = ranges.iter().map(|(low, high)| (Protocol::Tcp, *low, *high));
         let allowed = Allowed { ports: PortSet::from_ranges(ranges), others: false };
         let mut lists = PortLists::default();
-        assert_eq!(lists.word(&allowed).to_string(), word);
-        let lists = lists.into_lists();
-        let told: Vec<String> = lists.values().flatten().map(ToString::to_string).collect();
+        let (said, list) = lists.word(&allowed);
+        assert_eq!(said.to_string(), word);
+        let told: Vec<String> = list.iter().map(ToString::to_string).collect();
         assert_eq!(told, rows);
     }
 

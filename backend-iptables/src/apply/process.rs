@@ -1,4 +1,4 @@
-//! Child processes: the only place that talks to the kernel.
+//! Child processes: the only place that changes rules.
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;
@@ -71,21 +71,20 @@ fn refusal(object: &str, said: String) -> SyncError {
                 .to_owned(),
         };
     }
-    if said.contains("set type not supported") {
-        return SyncError::Missing {
-            what: format!("a set type of the kernel for {object}"),
-            hint: "load the kernel modules `ip_set_hash_ip`, `ip_set_hash_net` and `ip_set_hash_ipport`".to_owned(),
-        };
+    if said.contains("xtables lock") {
+        return SyncError::refused(
+            object,
+            "somebody else has held the lock of the packet filter (`/run/xtables.lock`) for too long",
+        );
     }
     SyncError::refused(object, Said(said))
 }
 
 fn not_started(program: &str, error: io::Error) -> SyncError {
     if error.kind() == io::ErrorKind::NotFound {
-        let package = if program == "ipset" { "ipset" } else { "iptables" };
         return SyncError::Missing {
             what: format!("the program `{program}`"),
-            hint: format!("install the Debian package `{package}`"),
+            hint: "install the Debian package `iptables`".to_owned(),
         };
     }
     SyncError::refused(format!("the program `{program}`"), error)

@@ -1,23 +1,21 @@
 //! Our chains in one family of one variant: what is there, and the way to what is wanted.
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use netpol_core::backend::SyncError;
+use netpol_core::backend::{Difference, Drift, SyncError};
 use netpol_core::ir::Family;
 
 use super::variant::Variant;
-use super::{process, program_prefix};
+use super::{Patience, process, program_prefix};
 use crate::restore::{Filter, Hook, Match, PREFIX, Rule, Target};
 
 /// The name of a chain that nothing refers to.
 const PROBE: &str = "NETPOL-PROBE";
-/// How long to wait for others to let go of the lock of the legacy variant, in seconds.
-const PATIENCE: &str = "10";
 
 /// Our chains as text, and our jumps out of the built-in chains.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -42,7 +40,55 @@ impl Chains {
         let chains = filter.chains.iter().map(|(name, rules)| {
             (name.as_ref().to_owned(), rules.iter().map(ToString::to_string).collect())
         });
-        Self { chains: chains.collect(), jumps: Hook::ALL.map(|hook| (hook, ONE)).into() }
+        let used = |hook: &Hook| filter.chains.contains_key(hook.chain());
+        let jumps = Hook::ALL.into_iter().filter(used).map(|hook| (hook, ONE));
+        Self { chains: chains.collect(), jumps: jumps.collect() }
+    }
+
+    /// Returns the words of all rules that may be names of sets of ours.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let words = self.chains.values().flatten().flat_map(|rule| rule.split(' '));
+        words.filter(|word| word.starts_with(PREFIX))
+    }
+
+    /// Returns the value that settled connections are marked with, if all rules say the same.
+    pub(super) fn mark(&self, mask: u32) -> Option<u32> {
+        let mut values = self.chains.values().flatten().flat_map(|rule| {
+            let words = rule.split(' ');
+            words.clone().zip(words.skip(1)).filter_map(|(option, value)| match option {
+                "--mark" | "--set-xmark" => marked(value, mask),
+                _ => None,
+            })
+        });
+        let first = values.next()?;
+        values.all(|value| value == first).then_some(first)
+    }
+
+    /// Returns how the chains and jumps that are there differ from those that are wanted.
+    pub(super) fn drift(&self, wanted: &Self, program: &str) -> Vec<Drift> {
+        let mut drift = Vec::new();
+        let names: BTreeSet<&String> = self.chains.keys().chain(wanted.chains.keys()).collect();
+        for name in names {
+            let difference = match (self.chains.get(name), wanted.chains.get(name)) {
+                (None, _) => Difference::Missing,
+                (Some(_), None) => Difference::Unexpected,
+                (Some(there), Some(rules)) if there == rules => continue,
+                (Some(_), Some(_)) => Difference::Changed,
+            };
+            drift.push(Drift { object: format!("{program} chain {name}"), difference });
+        }
+        for hook in Hook::ALL {
+            let (there, wanted) = (self.jumps.get(&hook), wanted.jumps.get(&hook));
+            let difference = match (there, wanted) {
+                (there, wanted) if there == wanted => continue,
+                (None, _) => Difference::Missing,
+                (Some(_), None) => Difference::Unexpected,
+                (Some(_), Some(_)) => Difference::Changed,
+            };
+            let object = format!("{program} jump {} to {}", hook.as_str(), hook.chain());
+            drift.push(Drift { object, difference });
+        }
+        drift
     }
 
     /// Reads what `iptables-save` writes; only what is ours is kept.
@@ -84,7 +130,7 @@ impl Chains {
     }
 
     /// Returns the input of `restore` that leads to `wanted`; `None` if there is nothing to do.
-    fn way_to(&self, wanted: &Self) -> Option<String> {
+    pub(super) fn way_to(&self, wanted: &Self) -> Option<String> {
         let changed =
             || wanted.chains.iter().filter(|(name, rules)| self.chains.get(*name) != Some(*rules));
         let mut text = String::new();
@@ -123,6 +169,47 @@ impl Chains {
     }
 }
 
+/// Reads `0x100/0xff00`, if the mask is this one.
+fn marked(text: &str, mask: u32) -> Option<u32> {
+    let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let (value, of) = text.split_once('/')?;
+    (number(of)? == mask).then(|| number(value))?
+}
+
+/// Returns the input of `restore` that leads from one program's chains to another's; `None` if they are the same.
+pub(super) fn difference(from: &Filter, to: &Filter) -> Option<String> {
+    let changed =
+        || to.chains.iter().filter(|(name, rules)| from.chains.get(*name) != Some(*rules));
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for (name, _) in changed() {
+        let _ = writeln!(text, ":{name} - [0:0]");
+    }
+    for (name, rules) in changed() {
+        for rule in rules {
+            let _ = writeln!(text, "-A {name} {rule}");
+        }
+    }
+    for hook in Hook::ALL {
+        let (builtin, chain) = (hook.as_str(), hook.chain());
+        let has = |filter: &Filter| filter.chains.contains_key(chain);
+        match (has(from), has(to)) {
+            (false, true) => {
+                let _ = writeln!(text, "-I {builtin} 1 -j {chain}");
+            }
+            (true, false) => {
+                let _ = writeln!(text, "-D {builtin} -j {chain}");
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+    let stale = || from.chains.keys().filter(|name| !to.chains.contains_key(*name));
+    for (command, name) in stale().map(|name| ('F', name)).chain(stale().map(|name| ('X', name))) {
+        let _ = writeln!(text, "-{command} {name}");
+    }
+    (!text.is_empty()).then(|| format!("*filter\n{text}COMMIT\n"))
+}
+
 /// Returns what is there.
 pub(super) fn listed(variant: Variant, family: Family) -> Result<Chains, SyncError> {
     variant.save(family).map(|text| Chains::parse(&text))
@@ -134,21 +221,35 @@ pub(super) fn lead(
     family: Family,
     from: &Chains,
     to: &Chains,
+    patience: Patience,
 ) -> Result<(), SyncError> {
-    let Some(text) = from.way_to(to) else { return Ok(()) };
+    match from.way_to(to) {
+        Some(text) => restore(variant, family, &text, patience),
+        None => Ok(()),
+    }
+}
+
+/// Has the restore command carry out a text, all of it or nothing.
+pub(super) fn restore(
+    variant: Variant,
+    family: Family,
+    text: &str,
+    Patience(seconds): Patience,
+) -> Result<(), SyncError> {
+    let seconds = seconds.to_string();
     let program = format!("{}-{variant}-restore", program_prefix(family));
     let object = format!("the chains `{PREFIX}*` of {program}");
-    process::run(&program, &["--noflush", "--wait", PATIENCE], &text, &object).map(drop)
+    process::run(&program, &["--noflush", "--wait", &seconds], text, &object).map(drop)
 }
 
 /// Returns whether the kernel compares addresses in BPF: a chain that does is loaded, and taken out again.
-pub(super) fn can_compare(variant: Variant) -> Result<bool, SyncError> {
+pub(super) fn can_compare(variant: Variant, patience: Patience) -> Result<bool, SyncError> {
     let rule = Rule::new(alloc::vec![Match::SameAddress(Family::V4)], Target::Return);
     let mut probe = Chains::default();
     probe.chains.insert(PROBE.to_owned(), alloc::vec![rule.to_string()]);
     let nothing = Chains::default();
-    match lead(variant, Family::V4, &nothing, &probe) {
-        Ok(()) => lead(variant, Family::V4, &probe, &nothing).map(|()| true),
+    match lead(variant, Family::V4, &nothing, &probe, patience) {
+        Ok(()) => lead(variant, Family::V4, &probe, &nothing, patience).map(|()| true),
         Err(SyncError::Refused { .. }) => Ok(false),
         Err(error) => Err(error),
     }

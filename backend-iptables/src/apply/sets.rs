@@ -1,108 +1,141 @@
 //! Our sets: what is there, what is missing, what can go.
 
+use alloc::borrow::ToOwned as _;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write as _;
 use core::time::Duration;
 use std::thread;
 
 use netpol_core::backend::SyncError;
 
-use super::members::{self, Listing};
-use super::process;
-use crate::restore::{Elements, PREFIX, RestoreInput, Set};
+use crate::netlink::{Commands, Failure, Ipset, Kind, Listed, Refusal};
+use crate::restore::{Elements, Name, PREFIX};
 
-/// The name under which a damaged set is made anew.
-const SPARE: &str = "NETPOL-spare";
+/// The name under which a set is made that takes another's place.
+pub(super) const SPARE: &str = "NETPOL-spare";
 /// The nf_tables variant lets go of sets a little after its transaction: so often is asked, about 30 ms long.
 pub(super) const SOON: u32 = 6;
 /// The same where nothing may be left: about 2 s long.
 pub(super) const LONG: u32 = 44;
 
-/// Returns what is there.
-pub(super) fn listed() -> Result<Listing, SyncError> {
-    ipset(&["save"], "").map(|text| members::parse(&text))
-}
+/// Our sets by name.
+pub(super) type Listing = BTreeMap<String, Listed>;
 
-/// Creates and fills the sets that are missing, and makes damaged ones anew.
-pub(super) fn create(program: &RestoreInput, there: &Listing) -> Result<(), SyncError> {
-    let mut text = String::new();
-    if there.contains_key(SPARE) {
-        let _ = writeln!(text, "destroy {SPARE}"); // Writing to a String cannot fail.
-    }
-    for (name, elements) in program.sets().iter() {
-        let alike =
-            |set: &Elements| (set.kind(), set.family()) == (elements.kind(), elements.family());
-        match there.get(name.as_ref()) {
-            Some(Some(present)) if present == elements => {}
-            Some(Some(present)) if alike(present) => {
-                // Swapping is atomic, and what refers to the name sees the members change places.
-                let spare = Set(SPARE, elements);
-                let _ = write!(text, "{spare}swap {SPARE} {name}\ndestroy {SPARE}\n");
-            }
-            present => {
-                if present.is_some() {
-                    // Not of the type that we give this name: ours by name only, so no rule of ours can use it.
-                    let _ = writeln!(text, "destroy {name}");
-                }
-                let _ = write!(text, "{}", Set(name, elements));
-            }
+/// Opens the way to ipset, which must have the types that are always needed.
+pub(super) fn open() -> Result<Ipset, SyncError> {
+    let ipset = Ipset::open().map_err(|error| error.about("the sets of the kernel"))?;
+    for kind in [Kind::Address, Kind::Network] {
+        if !ipset.has(kind) {
+            return Err(SyncError::Missing {
+                what: format!("the set type `{}` of the kernel", kind.as_str()),
+                hint: "load the kernel modules `ip_set_hash_ip` and `ip_set_hash_net`".to_owned(),
+            });
         }
     }
-    if text.is_empty() {
-        return Ok(());
+    Ok(ipset)
+}
+
+impl Failure {
+    pub(super) fn about(self, object: &str) -> SyncError {
+        match self {
+            Self::Refused(name, refusal) if !name.is_empty() => {
+                SyncError::refused(format!("set {name}"), refusal)
+            }
+            Self::Refused(_, refusal) if refusal == Refusal::DENIED => denied(),
+            Self::Refused(_, refusal) => SyncError::refused(object, refusal),
+            Self::Socket(error) => SyncError::refused(object, error),
+        }
     }
-    ipset(&["restore"], &text).map(drop).inspect_err(|_| {
-        // Half of them may be there. What was there before is left alone.
-        let _ = destroy(|name| !there.contains_key(name), SOON);
+}
+
+fn denied() -> SyncError {
+    SyncError::Missing {
+        what: "the privilege to change sets".to_owned(),
+        hint: "run as root or with CAP_NET_ADMIN in the network namespace".to_owned(),
+    }
+}
+
+/// Returns what is there.
+pub(super) fn listed(ipset: &Ipset) -> Result<Listing, SyncError> {
+    ipset.listed(PREFIX).map_err(|error| error.about("the sets `NETPOL-*`"))
+}
+
+pub(super) fn run(ipset: &Ipset, commands: Commands) -> Result<(), SyncError> {
+    ipset.run(commands).map_err(|error| match error {
+        Failure::Refused(_, refusal) if refusal == Refusal::DENIED => denied(),
+        error @ (Failure::Refused(..) | Failure::Socket(_)) => error.about("the sets `NETPOL-*`"),
     })
 }
 
-/// Destroys our sets of which `unwanted` holds; returns the names of those that are still in use.
+/// Makes sets under names that are not there.
+pub(super) fn create<'a>(
+    ipset: &Ipset,
+    sets: impl IntoIterator<Item = (&'a Name, &'a Elements)>,
+) -> Result<(), SyncError> {
+    let mut commands = Commands::default();
+    let mut made = Vec::new();
+    for (name, elements) in sets {
+        commands.create(name, elements, ipset.revision_of(elements), elements.room());
+        commands.add(name, elements.iter());
+        made.push(name.clone());
+    }
+    run(ipset, commands).inspect_err(|_| {
+        // Half of them may be there, and nothing refers to them.
+        let _ = destroy(ipset, made.iter().map(|name| name.as_ref().to_owned()).collect(), SOON);
+    })
+}
+
+/// Gives a set other members, all at once, and room for as many more. Whatever refers to the name sees the new ones.
+pub(super) fn exchange(
+    ipset: &Ipset,
+    name: &str,
+    elements: &Elements,
+    spare_is_there: bool,
+) -> Result<(), SyncError> {
+    if spare_is_there {
+        destroy(ipset, [SPARE.to_owned()].into(), SOON)?;
+    }
+    let mut commands = Commands::default();
+    commands.create(SPARE, elements, ipset.revision_of(elements), elements.room());
+    commands.add(SPARE, elements.iter());
+    commands.swap(SPARE, name);
+    commands.destroy(SPARE);
+    run(ipset, commands).inspect_err(|_| {
+        let _ = destroy(ipset, [SPARE.to_owned()].into(), 1);
+    })
+}
+
+/// Destroys sets; returns the names of those that are still in use after so many attempts.
 pub(super) fn destroy(
-    unwanted: impl Fn(&str) -> bool,
+    ipset: &Ipset,
+    names: Vec<String>,
     attempts: u32,
 ) -> Result<Vec<String>, SyncError> {
-    let ours = |names: Vec<String>| -> Vec<String> {
-        names.into_iter().filter(|name| name.starts_with(PREFIX) && unwanted(name)).collect()
-    };
-    let mut left = ours(names()?);
+    let mut left = names;
     let mut pause = Duration::from_millis(1);
-    for _ in 0..attempts {
+    for attempt in 0..attempts {
         if left.is_empty() {
             break;
         }
-        destroy_each(&left)?;
-        left = ours(names()?);
-        if !left.is_empty() {
+        if attempt > 0 {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+        let mut commands = Commands::default();
+        for name in &left {
+            commands.destroy(name);
+        }
+        left.clear();
+        let refused = |name: &str, refusal| {
+            if refusal != Refusal::ABSENT {
+                left.push(name.to_owned());
+            }
+        };
+        ipset
+            .each(&mut commands, refused)
+            .map_err(|error| error.about("the sets that are no longer wanted"))?;
     }
     Ok(left)
-}
-
-/// Tries each set once: one that is in use must not keep the others.
-fn destroy_each(mut sets: &[String]) -> Result<(), SyncError> {
-    while !sets.is_empty() {
-        let text: String = sets.iter().map(|name| format!("destroy {name}\n")).collect();
-        if ipset(&["restore"], &text).is_ok() {
-            break;
-        }
-        let there = names()?;
-        // What stands before the first that is still there is gone; that one failed.
-        let Some(failed) = sets.iter().position(|name| there.contains(name)) else { break };
-        sets = sets.get(failed.saturating_add(1)..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-/// Returns the names of all sets.
-fn names() -> Result<Vec<String>, SyncError> {
-    Ok(ipset(&["list", "-name"], "")?.lines().map(Into::into).collect())
-}
-
-fn ipset(arguments: &[&str], input: &str) -> Result<String, SyncError> {
-    process::run("ipset", arguments, input, &format!("the sets `{PREFIX}*`"))
 }

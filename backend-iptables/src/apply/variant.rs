@@ -38,9 +38,18 @@ impl Variant {
 
     /// Returns what the variant lists of every table that is in use. Never brings a table into use.
     pub(super) fn save(self, family: Family) -> Result<String, SyncError> {
+        self.run_save(family, &[])
+    }
+
+    /// Returns the rules of our table with what they counted.
+    pub(super) fn counters(self, family: Family) -> Result<String, SyncError> {
+        self.run_save(family, &["-c", "-t", "filter"])
+    }
+
+    fn run_save(self, family: Family, arguments: &[&str]) -> Result<String, SyncError> {
         let family = program_prefix(family);
         let program = format!("{family}-{self}-save");
-        process::run(&program, &[], "", &format!("the rules of {program}"))
+        process::run(&program, arguments, "", &format!("the rules of {program}"))
     }
 
     /// Finds the variant that the others on this node use: the one in which the kubelet left its mark, or else the one

@@ -1,35 +1,35 @@
-//! The program under construction: everything in it is made once and named by its content.
+//! The program under construction: everything in it is made once.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::format;
 use alloc::string::{String, ToString as _};
+use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
-use core::net::IpAddr;
 
 use ipnet::IpNet;
 use netpol_core::backend::LowerError;
-use netpol_core::ir::{Family, PeerSetId, PipelineId, Ruleset};
-use netpol_core::model::Protocol;
+use netpol_core::ir::{Family, PeerSelector, PeerSetId, PipelineId, Ruleset};
 use netpol_core::net::PrefixSet;
-use sha2::{Digest as _, Sha256};
 
+use super::Memory;
 use super::pipeline::Place;
-use crate::OwnAddress;
-use crate::restore::{Elements, End, Filter, Key, Match, Name, PREFIX, Rule, Target};
+use super::role::Role;
+use crate::Iptables;
+use crate::restore::{
+    Account, End, Filter, Key, Match, Name, Reported, Rule, Target, chain_name, collision,
+};
 
 /// Up to this many sets of addresses are looked up one by one.
 const SEPARATE: usize = 2;
-/// A set of more addresses than this is never copied into a union.
-const LARGE: usize = 4096;
-/// The most that ipset's counter of members can say.
-const CAPACITY: usize = 1 << 31;
 
 /// The lowering's memory.
 pub(super) struct Builder<'a> {
     pub(super) ruleset: &'a Ruleset,
-    pub(super) own_address: OwnAddress,
-    sets: BTreeMap<Name, Elements>,
+    pub(super) options: &'a Iptables,
+    pub(super) memory: &'a Memory,
+    pub(super) roles: BTreeMap<Name, (Family, Role)>,
+    pub(super) reports: BTreeMap<Arc<str>, Reported>,
     pub(super) filter: Filter,
     pub(super) family: Family,
     /// What each pipeline became in this family; `None` allows everything.
@@ -58,29 +58,35 @@ pub(super) enum Networks {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) const fn new(ruleset: &'a Ruleset, own_address: OwnAddress) -> Self {
+    pub(super) const fn new(
+        ruleset: &'a Ruleset,
+        options: &'a Iptables,
+        memory: &'a Memory,
+    ) -> Self {
         Self {
             ruleset,
-            own_address,
-            sets: BTreeMap::new(),
+            options,
+            memory,
+            roles: BTreeMap::new(),
+            reports: BTreeMap::new(),
             filter: Filter { chains: BTreeMap::new() },
             family: Family::V4,
             entries: BTreeMap::new(),
         }
     }
 
-    pub(super) fn into_sets(self) -> BTreeMap<Name, Elements> {
-        self.sets
-    }
-
-    /// Adds a chain named by its rules.
-    pub(super) fn chain(&mut self, kind: char, rules: Vec<Rule>) -> Result<Name, LowerError> {
-        let mut text = String::new();
+    /// Adds a chain named by its rules, and by what else tells it from others of the same rules.
+    pub(super) fn chain(
+        &mut self,
+        letters: &str,
+        besides: &str,
+        rules: Vec<Rule>,
+    ) -> Result<Name, LowerError> {
+        let mut text = String::from(besides);
         for rule in &rules {
             let _ = writeln!(text, "{rule}"); // Writing to a String cannot fail.
         }
-        // A chain's name has room for 28 bytes: 18 digits are 90 bits.
-        let name: Name = format!("{PREFIX}{kind}-{}", digest(&text, 18)).into();
+        let name = chain_name(letters, &text);
         match self.filter.chains.get(&name) {
             Some(known) if *known != rules => return Err(collision(&name)),
             Some(_) => {}
@@ -91,68 +97,54 @@ impl<'a> Builder<'a> {
         Ok(name)
     }
 
-    /// Adds a set named by its members.
-    fn set(&mut self, elements: Elements) -> Result<Name, LowerError> {
-        let (letter, text) =
-            match &elements {
-                Elements::Addresses(_, members) => ('a', lines(members.iter())),
-                Elements::Networks(_, members) => ('n', lines(members.iter())),
-                Elements::AddressPorts(_, members) => {
-                    let members = members.iter();
-                    (
-                        'p',
-                        lines(members.map(|(address, protocol, port)| {
-                            format!("{address} {protocol} {port}")
-                        })),
-                    )
-                }
-            };
-        let digit = match self.family {
-            Family::V4 => '4',
-            Family::V6 => '6',
-        };
-        // A set's name has room for 31 bytes: 20 digits are 100 bits.
-        let name: Name = format!("{PREFIX}{letter}{digit}-{}", digest(&text, 20)).into();
-        if elements.len() > CAPACITY {
-            return Err(LowerError::CapacityExceeded {
-                object: name.to_string(),
-                needed: elements.len(),
-                limit: CAPACITY,
-                unit: "members",
-            });
-        }
-        match self.sets.get(&name) {
-            Some(known) if *known != elements => return Err(collision(&name)),
+    /// Adds a set of this role, in the edition that the memory tells.
+    pub(super) fn set(&mut self, role: Role) -> Result<Name, LowerError> {
+        let name = self.memory.edition(role.name(self.family));
+        let wanted = (self.family, role);
+        match self.roles.get(&name) {
+            Some(known) if *known != wanted => return Err(collision(&name)),
             Some(_) => {}
             None => {
-                self.sets.insert(name.clone(), elements);
+                self.roles.insert(name.clone(), wanted);
             }
         }
         Ok(name)
     }
 
-    /// Returns the match of any of some addresses of this family; `None` for none at all.
-    pub(super) fn any_of(
+    /// Returns where denied packets go: to a chain that reports and drops them, if reports are wanted.
+    pub(super) fn denied(
         &mut self,
-        addresses: impl IntoIterator<Item = IpAddr>,
-        end: End,
-    ) -> Result<Option<Match>, LowerError> {
-        let members: BTreeSet<IpAddr> = addresses.into_iter().collect();
-        Ok(match (members.first(), members.len()) {
-            (None, _) => None,
-            (Some(only), 1) => Some(Match::Within(end, IpNet::from(*only))),
-            (Some(first), _) if first.is_unspecified() => {
-                // A hash:ip refuses 0.0.0.0; a hash:net takes it.
-                let networks = members.into_iter().map(IpNet::from).collect();
-                let name = self.set(Elements::Networks(self.family, networks))?;
-                Some(Match::In(name, Key::Address(end)))
+        prefix: String,
+        account: &Arc<Account>,
+        is_answer: bool,
+    ) -> Result<Target, LowerError> {
+        let mut rules: Vec<Rule> = self.report(prefix, account, is_answer)?.into_iter().collect();
+        if rules.is_empty() {
+            return Ok(Target::Drop);
+        }
+        rules.push(Rule::always(Target::Drop));
+        Ok(Target::Goto(self.chain("X", "", rules)?))
+    }
+
+    /// Returns the rule that reports a packet, if reports are wanted.
+    pub(super) fn report(
+        &mut self,
+        prefix: String,
+        account: &Arc<Account>,
+        is_answer: bool,
+    ) -> Result<Option<Rule>, LowerError> {
+        let Some(reports) = self.options.reports else { return Ok(None) };
+        let prefix: Arc<str> = prefix.into();
+        let reported = Reported { account: account.clone(), is_answer };
+        match self.reports.get(&prefix) {
+            Some(known) if *known != reported => return Err(collision(&prefix)),
+            Some(_) => {}
+            None => {
+                self.reports.insert(prefix.clone(), reported);
             }
-            (Some(_), _) => {
-                let members = members.into_iter().collect();
-                let name = self.set(Elements::Addresses(self.family, members))?;
-                Some(Match::In(name, Key::Address(end)))
-            }
-        })
+        }
+        let limit = vec![Match::Limit(reports.rate)];
+        Ok(Some(Rule::new(limit, Target::Log(reports.group, prefix))))
     }
 
     /// Returns the matches that find the members of any of the peer sets, in this family.
@@ -166,29 +158,36 @@ impl<'a> Builder<'a> {
         if matches!(networks, Networks::Everything) {
             return Ok(Members { exact: Vec::new(), networks });
         }
-        let exact = self.addresses_of(ids);
-        let (separate, merged) = if exact.len() <= SEPARATE {
-            (exact, Vec::new())
-        } else {
-            exact.into_iter().partition(|addresses| addresses.len() > LARGE)
-        };
-        let mut matches = Vec::new();
-        for addresses in separate {
-            matches.extend(self.any_of(addresses, end)?);
+        let ids = self.with_addresses(ids);
+        let (separate, merged): (BTreeSet<PeerSetId>, BTreeSet<PeerSetId>) =
+            if ids.len() <= SEPARATE {
+                (ids, BTreeSet::new())
+            } else {
+                ids.into_iter().partition(|id| self.memory.is_apart(*id))
+            };
+        let mut roles: Vec<Role> =
+            separate.into_iter().map(|id| Role::Peers([id].into())).collect();
+        if !merged.is_empty() {
+            roles.push(Role::Peers(merged));
         }
-        matches.extend(self.any_of(merged.into_iter().flatten(), end)?);
-        Ok(Members { exact: matches, networks })
+        let mut exact = Vec::with_capacity(roles.len());
+        for role in roles {
+            exact.push(Match::In(self.set(role)?, Key::Address(end)));
+        }
+        Ok(Members { exact, networks })
     }
 
-    /// Returns the exact addresses of each set that has any in this family.
-    pub(super) fn addresses_of(&self, ids: &BTreeSet<PeerSetId>) -> Vec<Vec<IpAddr>> {
-        let family = self.family;
-        let sets = ids.iter().filter_map(|id| self.ruleset.peer_set(*id));
-        let addresses = sets.map(|set| match family {
-            Family::V4 => set.addresses.v4().iter().copied().map(IpAddr::V4).collect(),
-            Family::V6 => set.addresses.v6().iter().copied().map(IpAddr::V6).collect(),
-        });
-        addresses.filter(|addresses: &Vec<IpAddr>| !addresses.is_empty()).collect()
+    /// Returns those of the sets that have exact addresses, now or later.
+    pub(super) fn with_addresses(&self, ids: &BTreeSet<PeerSetId>) -> BTreeSet<PeerSetId> {
+        let has = |id: &&PeerSetId| {
+            self.ruleset.peer_set(**id).is_some_and(|set| match set.selector {
+                PeerSelector::Networks(_) => !set.addresses.is_empty(),
+                PeerSelector::Pods { .. }
+                | PeerSelector::Nodes(_)
+                | PeerSelector::PodsInNetworks(..) => true,
+            })
+        };
+        ids.iter().filter(has).copied().collect()
     }
 
     /// Returns the networks of any of the sets.
@@ -218,52 +217,30 @@ impl<'a> Builder<'a> {
             [] => Networks::Nothing,
             [only] => Networks::Some(Match::Within(end, *only)),
             [_, ..] => {
-                let name = self.set(Elements::Networks(family, members))?;
+                let name = self.set(Role::Networks(members))?;
                 Networks::Some(Match::In(name, Key::Address(end)))
             }
         })
     }
 
-    /// Returns the match of addresses with ports; the addresses are not 0.0.0.0.
-    pub(super) fn address_ports(
-        &mut self,
-        members: BTreeSet<(IpAddr, Protocol, u16)>,
-        end: End,
-    ) -> Result<Match, LowerError> {
-        let members = members.into_iter().collect();
-        let name = self.set(Elements::AddressPorts(self.family, members))?;
-        Ok(Match::In(name, Key::AddressPort(end)))
+    /// Returns whether any pod has an address of this family.
+    pub(super) fn is_used(&self) -> bool {
+        let addresses = self.ruleset.endpoints().flat_map(|endpoint| &endpoint.addresses);
+        addresses.into_iter().any(|address| Family::of(*address) == self.family)
     }
 }
 
-fn lines<T: ToString>(items: impl Iterator<Item = T>) -> String {
-    let mut text = String::new();
-    for item in items {
-        text.push_str(&item.to_string());
-        text.push('\n');
+/// Refuses what a set cannot hold.
+pub(crate) fn check_capacity(name: &Name, members: usize) -> Result<(), LowerError> {
+    /// The most that ipset's counter of members can say.
+    const CAPACITY: usize = 1 << 31;
+    if members <= CAPACITY {
+        return Ok(());
     }
-    text
-}
-
-fn collision(name: &str) -> LowerError {
-    LowerError::Unsupported { object: name.into(), what: "two different contents of this name" }
-}
-
-/// Digests content to letters and digits. Tenants write it, so crafted collisions must cost: SHA-256, cut to what a name
-/// holds at five bits a digit; and they are checked for.
-fn digest(text: &str, digits: usize) -> String {
-    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut name = String::with_capacity(digits);
-    let (mut bits, mut count) = (0_u32, 0_u32);
-    for byte in Sha256::digest(text.as_bytes()) {
-        bits = (bits << 8) | u32::from(byte);
-        count += 8;
-        while count >= 5 && name.len() < digits {
-            count -= 5;
-            let index = usize::try_from((bits >> count) & 31).unwrap_or_default();
-            name.extend(DIGITS.get(index).map(|digit| char::from(*digit)));
-        }
-        bits &= 0xff;
-    }
-    name
+    Err(LowerError::CapacityExceeded {
+        object: name.to_string(),
+        needed: members,
+        limit: CAPACITY,
+        unit: "members",
+    })
 }

@@ -1,30 +1,39 @@
 //! A pipeline to chains.
 
 use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::ToString as _;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::IpAddr;
 
-use netpol_core::backend::LowerError;
-use netpol_core::ir::{Action, Direction, Endpoint, OwnNodeEgress, Pipeline, Ports};
+use netpol_core::backend::{Cause, LowerError};
+use netpol_core::ir::{Action, Direction, OwnNodeEgress, Pipeline, PipelineId, Ports, RuleBlock};
 use netpol_core::model::Protocol;
 use netpol_core::net::{Intervals, PortSet};
 
 use super::builder::{Builder, Members, Networks};
-use super::frame::SELF;
+use super::role::{Part, Role};
 use super::step::{self, Step, Who};
-use crate::restore::{End, Match, Rule, Target};
+use crate::restore::{Account, End, Key, Match, Rule, Target};
 
 /// Ports that one `multiport` match holds, a range counting two.
 const MULTIPORT: usize = 15;
 /// From this many steps on, exact addresses with single ports share one set.
 const MANY: usize = 3;
-/// The most members that such a set is given.
-const PRODUCT: usize = 65536;
+/// A step of more single ports than this is asked for by rules.
+const SINGLES: usize = 64;
+
+/// Whose traffic is judged, and by which packets.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct Place {
+    pub(super) side: Side,
+    pub(super) way: Way,
+}
 
 /// Where a pipeline is entered. One egress pipeline is two programs: towards pods and the world, and towards the node.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) enum Place {
+pub(super) enum Side {
     /// Forwarded packets, by source; then the destination's side.
     Egress,
     /// Forwarded packets, by destination.
@@ -33,147 +42,204 @@ pub(super) enum Place {
     Node,
 }
 
-impl Place {
-    const fn direction(self) -> Direction {
+/// Which packets of a connection are looked at. Judged is always the way it was opened.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) enum Way {
+    /// Those that go the way it was opened.
+    Opening,
+    /// Those that come back: their source is the destination that is judged.
+    Answer,
+}
+
+impl Way {
+    /// Returns where a packet has what a connection has at this end.
+    pub(super) const fn end(self, end: End) -> End {
         match self {
-            Self::Egress | Self::Node => Direction::Egress,
-            Self::Ingress => Direction::Ingress,
+            Self::Opening => end,
+            Self::Answer => end.other(),
+        }
+    }
+}
+
+impl Place {
+    pub(super) const fn direction(self) -> Direction {
+        match self.side {
+            Side::Egress | Side::Node => Direction::Egress,
+            Side::Ingress => Direction::Ingress,
         }
     }
 
     /// Returns the name of the dispatch chain.
     pub(super) const fn chain(self) -> &'static str {
-        match self {
-            Self::Egress => "NETPOL-EGRESS",
-            Self::Ingress => "NETPOL-INGRESS",
-            Self::Node => "NETPOL-NODE",
+        match (self.side, self.way) {
+            (Side::Egress, Way::Opening) => "NETPOL-EGRESS",
+            (Side::Ingress, Way::Opening) => "NETPOL-INGRESS",
+            (Side::Node, Way::Opening) => "NETPOL-NODE",
+            (Side::Egress, Way::Answer) => "NETPOL-EGRESS-ANSWERS",
+            (Side::Ingress, Way::Answer) => "NETPOL-INGRESS-ANSWERS",
+            (Side::Node, Way::Answer) => "NETPOL-NODE-ANSWERS",
         }
     }
 
-    /// Returns the letter in the names of pipeline chains.
-    const fn letter(self) -> char {
-        match self {
-            Self::Egress => 'E',
-            Self::Ingress => 'I',
-            Self::Node => 'N',
+    /// Returns the letters in the names of pipeline chains.
+    pub(super) const fn letters(self) -> &'static str {
+        match (self.side, self.way) {
+            (Side::Egress, Way::Opening) => "E",
+            (Side::Ingress, Way::Opening) => "I",
+            (Side::Node, Way::Opening) => "N",
+            (Side::Egress, Way::Answer) => "EA",
+            (Side::Ingress, Way::Answer) => "IA",
+            (Side::Node, Way::Answer) => "NA",
         }
     }
 
     /// Returns which end of a packet is the pod that is judged.
     pub(super) const fn subject(self) -> End {
-        match self {
-            Self::Egress | Self::Node => End::Source,
-            Self::Ingress => End::Destination,
+        match self.side {
+            Side::Egress | Side::Node => self.way.end(End::Source),
+            Side::Ingress => self.way.end(End::Destination),
         }
     }
 
     /// Returns which end of a packet is the peer.
     const fn peer(self) -> End {
-        match self {
-            Self::Egress | Self::Node => End::Destination,
-            Self::Ingress => End::Source,
-        }
+        self.subject().other()
+    }
+
+    /// Returns which end of a packet has the port that is judged.
+    const fn port(self) -> End {
+        self.way.end(End::Destination)
     }
 }
 
-/// A step's ports or peers as conditions of which one must hold; each is a list of matches that must all hold.
+/// Each way to match, as conditions that must all hold.
 type Alternatives = Vec<Vec<Match>>;
 
+/// A pipeline while it is lowered.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    id: PipelineId,
+    pipeline: &'a Pipeline,
+    place: Place,
+}
+
+impl Subject<'_> {
+    fn account(&self, cause: Cause) -> Arc<Account> {
+        Arc::new(Account { direction: self.place.direction(), cause })
+    }
+}
+
 impl Builder<'_> {
-    /// Returns what happens to an endpoint's packets at a place; `None` where nothing is judged there.
+    /// Returns what becomes of a pipeline's packets at a place; `None` where nothing is judged there.
     pub(super) fn entry(
         &mut self,
-        endpoint: &Endpoint,
+        id: PipelineId,
+        pipeline: &Pipeline,
         place: Place,
     ) -> Result<Option<Target>, LowerError> {
-        let id = endpoint.pipeline(place.direction());
         if let Some(known) = self.entries.get(&(id, place)) {
             return Ok(known.clone());
         }
-        let ruleset = self.ruleset;
-        let target = match ruleset.pipeline(id) {
-            Some(pipeline) => self.pipeline(pipeline, place)?,
-            // INVARIANT (closed references) forbids this; should it break, fail closed.
-            None => Some(Target::Drop),
-        };
+        let target = self.pipeline(Subject { id, pipeline, place })?;
         self.entries.insert((id, place), target.clone());
         Ok(target)
     }
 
     /// Returns where a pipeline's packets go; `None` where it allows everything.
-    fn pipeline(
-        &mut self,
-        pipeline: &Pipeline,
-        place: Place,
-    ) -> Result<Option<Target>, LowerError> {
+    fn pipeline(&mut self, subject: Subject<'_>) -> Result<Option<Target>, LowerError> {
+        let Subject { id, pipeline, place } = subject;
         let admin = step::ordered(&pipeline.admin);
-        let node_passes =
-            place == Place::Node && self.ruleset.settings().own_node_egress == OwnNodeEgress::Allow;
+        let node_passes = place.side == Side::Node
+            && self.ruleset.settings().own_node_egress == OwnNodeEgress::Allow;
         let after_admin = match &pipeline.network_policy {
             Some(_) if node_passes => vec![Rule::always(Target::Return)],
             Some(blocks) => {
-                let mut rules = self.union(step::union(blocks), place)?;
-                // NP-005: isolated, and no rule matched. DEC-03: except a pod's way to itself.
-                rules.push(Rule::always(match place {
-                    Place::Egress | Place::Ingress => Target::Goto(SELF.into()),
-                    Place::Node => Target::Drop,
-                }));
+                let mut rules = self.union(step::union(blocks), subject)?;
+                rules.extend(self.isolated(blocks, subject)?);
                 rules
             }
             None => {
                 let steps = step::ordered(&pipeline.baseline);
                 // CNP-021: leaving the Baseline tier leaves nothing to judge.
-                let mut rules = self.tier(&steps, place, &Target::Return)?;
-                rules.push(Rule::always(Target::Return));
+                let mut rules = self.tier(&steps, subject, ("b", &Target::Return))?;
+                let account = subject.account(Cause::Default);
+                rules.push(Rule::always(Target::Return).because(Some(account)));
                 rules
             }
         };
-        let open = after_admin == [Rule::always(Target::Return)];
-        let rules = if !open && admin.iter().any(|step| step.action == Action::Pass) {
+        let open = after_admin.first().is_some_and(is_open);
+        let mut rules = if !open && admin.iter().any(|step| step.action == Action::Pass) {
             // CNP-020: Pass leaves the Admin tier, so what follows it is a chain that can be gone to.
-            let after = Target::Goto(self.chain(place.letter(), after_admin)?);
-            let mut rules = self.tier(&admin, place, &after)?;
+            let after = self.chain(place.letters(), &id.to_string(), after_admin)?;
+            let after = Target::Goto(after);
+            let mut rules = self.tier(&admin, subject, ("a", &after))?;
             rules.push(Rule::always(after));
             rules
         } else {
-            let mut rules = self.tier(&admin, place, &Target::Return)?;
+            let mut rules = self.tier(&admin, subject, ("a", &Target::Return))?;
             rules.extend(after_admin);
             rules
         };
-        let mut rules = rules;
-        if let Some(last) = rules.iter().position(|rule| rule.matches().is_empty()) {
+        let last = rules.iter().position(|rule| rule.matches().is_empty() && ends(rule.target()));
+        if let Some(last) = last {
             rules.truncate(last.saturating_add(1));
         }
-        Ok(match rules.as_slice() {
-            // CNP-021, or nothing in this family: every packet passes.
-            [first, ..] if *first == Rule::always(Target::Return) => None,
-            [first, ..] if first.matches().is_empty() => Some(first.target().clone()),
-            _ => Some(Target::Goto(self.chain(place.letter(), rules)?)),
-        })
+        // CNP-021, or nothing in this family: every packet passes.
+        if rules.first().is_some_and(is_open) {
+            return Ok(None);
+        }
+        Ok(Some(Target::Goto(self.chain(place.letters(), &id.to_string(), rules)?)))
     }
 
-    /// Lowers the steps of an ordered tier; what none of them decides falls through.
+    /// Returns what becomes of what no rule of an isolated pod allows: it is dropped (NP-005), except a pod's way to itself
+    /// through a Service (NP-121, DEC-03). Only pods that are dispatched come here, so equal addresses are a pod's own.
+    fn isolated(
+        &mut self,
+        blocks: &[Arc<RuleBlock>],
+        subject: Subject<'_>,
+    ) -> Result<Vec<Rule>, LowerError> {
+        let Subject { id, place, .. } = subject;
+        let mut rules = match place.side {
+            Side::Egress | Side::Ingress => self.own_addresses(id, place),
+            Side::Node => Vec::new(),
+        };
+        let policies: BTreeSet<_> = blocks.iter().map(|block| block.policy().clone()).collect();
+        let account = subject.account(Cause::Isolation(policies.into_iter().collect()));
+        let prefix = format!("NETPOL {} {id} i", place.letters());
+        rules.extend(self.report(prefix, &account, place.way == Way::Answer)?);
+        rules.push(Rule::always(Target::Drop).because(Some(account)));
+        Ok(rules)
+    }
+
+    /// Lowers the steps of an ordered tier; what none of them decides falls through. `pass` is where a pass leads; the
+    /// letter tells the tiers apart.
     fn tier(
         &mut self,
         steps: &[Step],
-        place: Place,
-        pass: &Target,
+        subject: Subject<'_>,
+        (letter, pass): (&str, &Target),
     ) -> Result<Vec<Rule>, LowerError> {
+        let Subject { id, place, .. } = subject;
         let mut rules = Vec::new();
-        for step in steps {
+        for (number, step) in steps.iter().enumerate() {
             let peers = match &step.who {
                 Who::Anybody => vec![Vec::new()],
                 Who::Members(ids) => alternatives(self.members(ids, place.peer())?),
             };
-            let target = match step.action {
-                Action::Accept => Target::Return,
-                Action::Deny => Target::Drop,
-                Action::Pass => pass.clone(),
+            let account = subject.account(Cause::Rules(step.origins.iter().cloned().collect()));
+            let (target, account) = match step.action {
+                Action::Accept => (Target::Return, Some(account)),
+                Action::Deny => {
+                    let prefix = format!("NETPOL {} {id} {letter}{number}", place.letters());
+                    let denied = self.denied(prefix, &account, place.way == Way::Answer)?;
+                    (denied, Some(account))
+                }
+                Action::Pass => (pass.clone(), None),
             };
-            rules.extend(product(&step.ports, &peers, &target).map(|rule| {
-                let comment = step.comment.clone();
-                rule.with_comment(comment)
-            }));
+            rules.extend(
+                product(&step.ports, &peers, &target, place)
+                    .map(|rule| rule.with_comment(step.comment.clone()).because(account.clone())),
+            );
         }
         Ok(rules)
     }
@@ -181,51 +247,60 @@ impl Builder<'_> {
     /// Lowers the NetworkPolicy tier: steps in any order, all of which allow.
     ///
     /// Where there are many of them, exact addresses with single ports become one set that is looked up once.
-    fn union(&mut self, steps: Vec<Step>, place: Place) -> Result<Vec<Rule>, LowerError> {
-        let mut room = PRODUCT;
-        let mut fits = |step: &Step| match (singles(&step.ports), &step.who) {
-            (Some(ports), Who::Members(ids)) => {
-                let addresses = self.addresses_of(ids).iter().map(Vec::len).sum::<usize>();
-                let left = room.checked_sub(addresses.saturating_mul(ports.len()));
-                room = left.unwrap_or(room);
-                left.is_some()
-            }
+    fn union(&mut self, steps: Vec<Step>, subject: Subject<'_>) -> Result<Vec<Rule>, LowerError> {
+        let place = subject.place;
+        let none = Target::Return;
+        let fits = |step: &Step| match (singles(&step.ports), &step.who) {
+            (Some(_), Who::Members(ids)) => !ids.iter().any(|id| self.memory.is_apart(*id)),
             (Some(_) | None, Who::Anybody | Who::Members(_)) => false,
         };
-        let (together, alone): (Vec<Step>, Vec<Step>) = steps.iter().cloned().partition(&mut fits);
-        if together.len() < MANY {
-            return self.tier(&steps, place, &Target::Return);
+        let merged = self.options.merged;
+        if !merged || steps.iter().filter(|step| fits(step)).count() < MANY {
+            return self.tier(&steps, subject, ("n", &none));
         }
-        let mut members: BTreeSet<(IpAddr, Protocol, u16)> = BTreeSet::new();
+        let (together, alone): (Vec<Step>, Vec<Step>) = steps.iter().cloned().partition(fits);
+        let mut parts: Vec<Part> = Vec::new();
+        let mut origins = BTreeSet::new();
         let mut rest = Vec::new();
         for step in together {
             let (Some(ports), Who::Members(ids)) = (singles(&step.ports), &step.who) else {
                 continue; // INVARIANT: `fits` let nothing else through.
             };
-            for address in self.addresses_of(ids).into_iter().flatten() {
-                if address.is_unspecified() {
-                    // A hash:ip,port refuses 0.0.0.0.
-                    let peers = self.any_of([address], place.peer())?.map(|peer| vec![peer]);
-                    let peers: Alternatives = peers.into_iter().collect();
-                    rest.extend(product(&step.ports, &peers, &Target::Return));
-                } else {
-                    members
-                        .extend(ports.iter().map(|(protocol, port)| (address, *protocol, *port)));
-                }
+            let account = subject.account(Cause::Rules(step.origins.iter().cloned().collect()));
+            let exact = self.with_addresses(ids);
+            if !exact.is_empty() {
+                parts.push((exact, ports));
+                origins.extend(step.origins);
             }
             let networks = self.networks_of(ids);
             let networks = self.networks(&networks, place.peer())?;
             let peers = alternatives(Members { networks, ..Members::default() });
-            rest.extend(product(&step.ports, &peers, &Target::Return));
+            let rules = product(&step.ports, &peers, &Target::Return, place);
+            rest.extend(rules.map(|rule| rule.because(Some(account.clone()))));
         }
         let mut rules = Vec::new();
-        if !members.is_empty() {
-            let condition = self.address_ports(members, place.peer())?;
-            rules.push(Rule::new(vec![condition], Target::Return));
+        if !parts.is_empty() {
+            let name = self.set(Role::Ports(parts))?;
+            let condition = Match::In(name, Key::AddressPort(place.peer(), place.port()));
+            let account = subject.account(Cause::Rules(origins.into_iter().collect()));
+            rules.push(Rule::new(vec![condition], Target::Return).because(Some(account)));
         }
-        rules.extend(self.tier(&alone, place, &Target::Return)?);
+        rules.extend(self.tier(&alone, subject, ("n", &none))?);
         rules.extend(rest);
         Ok(rules)
+    }
+}
+
+/// Returns whether a rule lets everything pass.
+fn is_open(rule: &Rule) -> bool {
+    rule.matches().is_empty() && *rule.target() == Target::Return
+}
+
+/// Returns whether nothing behind it in its chain is reached by what it is for.
+const fn ends(target: &Target) -> bool {
+    match target {
+        Target::Drop | Target::Return | Target::Goto(_) => true,
+        Target::Jump(_) | Target::Mark(_) | Target::Log(..) => false,
     }
 }
 
@@ -247,10 +322,13 @@ fn product<'a>(
     ports: &Ports,
     peers: &'a Alternatives,
     target: &'a Target,
+    place: Place,
 ) -> impl Iterator<Item = Rule> + use<'a> {
     let ports: Alternatives = match ports {
         Ports::Any => vec![Vec::new()],
-        Ports::Set(ports) => port_matches(ports).into_iter().map(|port| vec![port]).collect(),
+        Ports::Set(ports) => {
+            port_matches(ports, place.port()).into_iter().map(|port| vec![port]).collect()
+        }
     };
     ports.into_iter().flat_map(move |ports| {
         peers.iter().map(move |peers| {
@@ -263,6 +341,7 @@ fn product<'a>(
 fn singles(ports: &Ports) -> Option<Vec<(Protocol, u16)>> {
     match ports {
         Ports::Any => None,
+        Ports::Set(ports) if ports.ranges().nth(SINGLES).is_some() => None,
         Ports::Set(ports) => ports
             .ranges()
             .map(|(protocol, low, high)| (low == high).then_some((protocol, low)))
@@ -270,14 +349,14 @@ fn singles(ports: &Ports) -> Option<Vec<(Protocol, u16)>> {
     }
 }
 
-fn port_matches(ports: &PortSet) -> Vec<Match> {
+fn port_matches(ports: &PortSet, end: End) -> Vec<Match> {
     Protocol::ALL
         .into_iter()
-        .flat_map(|protocol| of_protocol(protocol, ports.of(protocol)))
+        .flat_map(|protocol| of_protocol(protocol, ports.of(protocol), end))
         .collect()
 }
 
-fn of_protocol(protocol: Protocol, ranges: &Intervals<u16>) -> Vec<Match> {
+fn of_protocol(protocol: Protocol, ranges: &Intervals<u16>, end: End) -> Vec<Match> {
     if ranges.is_all() {
         return vec![Match::Protocol(protocol)];
     }
@@ -299,8 +378,8 @@ fn of_protocol(protocol: Protocol, ranges: &Intervals<u16>) -> Vec<Match> {
     chunks
         .into_iter()
         .map(|chunk| match chunk.as_slice() {
-            [(low, high)] => Match::Port(protocol, *low, *high),
-            _ => Match::Ports(protocol, chunk),
+            [(low, high)] => Match::Port(end, protocol, *low, *high),
+            _ => Match::Ports(end, protocol, chunk),
         })
         .collect()
 }

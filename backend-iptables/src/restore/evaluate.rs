@@ -98,6 +98,7 @@ impl Walk<'_> {
                 Target::Drop => return Ending::Drop,
                 Target::Return => return Ending::Return,
                 Target::Goto(name) => return self.chain(name),
+                Target::Mark(_) | Target::Log(..) => {}
                 Target::Jump(name) => match self.chain(name) {
                     Ending::Drop => return Ending::Drop,
                     Ending::Return => {}
@@ -116,15 +117,21 @@ impl Walk<'_> {
         match condition {
             Match::Within(end, net) => net.contains(&self.packet.address(*end)),
             Match::Protocol(protocol) => self.packet.port_of(*protocol).is_some(),
-            Match::Port(protocol, low, high) => {
+            Match::Port(End::Destination, protocol, low, high) => {
                 self.packet.port_of(*protocol).is_some_and(|port| within(port, (*low, *high)))
             }
-            Match::Ports(protocol, ranges) => self
+            Match::Ports(End::Destination, protocol, ranges) => self
                 .packet
                 .port_of(*protocol)
                 .is_some_and(|port| ranges.iter().any(|range| within(port, *range))),
-            // A flow is a connection's first packet, and ICMPv6 among flows is an echo request.
-            Match::EstablishedOrRelated | Match::Icmpv6(_) => false,
+            // A flow is a connection's first packet, and ICMPv6 among flows is an echo request. Only answers are asked for
+            // their source port. The limit is one of reports.
+            Match::State(_)
+            | Match::Mark(_)
+            | Match::Icmpv6(_)
+            | Match::Limit(_)
+            | Match::Port(End::Source, ..)
+            | Match::Ports(End::Source, ..) => false,
             Match::SameAddress(_) => self.packet.source == self.packet.destination,
             Match::In(set, key) => self.looked_up(set, *key),
             Match::NotIn(set, key) => !self.looked_up(set, *key),
@@ -135,9 +142,12 @@ impl Walk<'_> {
         let Some(set) = self.sets.get(set) else { return false };
         match key {
             Key::Address(end) => set.contains(self.packet.address(end)),
-            Key::AddressPort(end) => self.packet.port.is_some_and(|(protocol, port)| {
-                set.contains_port(self.packet.address(end), protocol, port)
-            }),
+            Key::AddressPort(_, End::Source) => false,
+            Key::AddressPort(end, End::Destination) => {
+                self.packet.port.is_some_and(|(protocol, port)| {
+                    set.contains_port(self.packet.address(end), protocol, port)
+                })
+            }
         }
     }
 }

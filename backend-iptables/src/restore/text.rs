@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use netpol_core::ir::Family;
 use netpol_core::model::Protocol;
 
-use super::{Elements, End, Filter, Hook, Key, Match, Name, RestoreInput, Rule, Target};
+use super::{
+    Elements, End, Filter, Hook, Key, Mark, Match, Member, Name, RestoreInput, Rule, State, Target,
+};
 
 /// Sets by name. `Display` is the input of `ipset restore`.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +39,7 @@ impl Display for Sets<'_> {
 }
 
 /// One set under a name.
-pub(crate) struct Set<'a>(pub(crate) &'a str, pub(crate) &'a Elements);
+struct Set<'a>(&'a str, &'a Elements);
 
 impl Display for Set<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,22 +48,20 @@ impl Display for Set<'_> {
             Family::V4 => "inet",
             Family::V6 => "inet6",
         };
-        // Room for exactly what is in it: content never grows under its name.
-        let size = elements.len().next_power_of_two().max(64);
-        let room = size.max(65536);
+        let (size, room) = (elements.size(), elements.room());
         let kind = elements.kind();
         writeln!(f, "create {name} {kind} family {family} hashsize {size} maxelem {room}")?;
-        match elements {
-            Elements::Addresses(_, members) => members
-                .iter()
-                .try_for_each(|address| writeln!(f, "add {name} {}", Address(*address))),
-            Elements::Networks(_, members) => {
-                members.iter().try_for_each(|net| writeln!(f, "add {name} {}", Network(*net)))
-            }
-            Elements::AddressPorts(_, members) => {
-                members.iter().try_for_each(|(address, protocol, port)| {
-                    writeln!(f, "add {name} {},{}:{port}", Address(*address), word(*protocol))
-                })
+        elements.iter().try_for_each(|member| writeln!(f, "add {name} {member}"))
+    }
+}
+
+impl Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => Address(*address).fmt(f),
+            Self::Network(net) => Network(*net).fmt(f),
+            Self::AddressPort(address, protocol, port) => {
+                write!(f, "{},{}:{port}", Address(*address), word(*protocol))
             }
         }
     }
@@ -74,7 +74,7 @@ impl Display for Filter {
         for (name, rules) in &self.chains {
             rules.iter().try_for_each(|rule| writeln!(f, "-A {name} {rule}"))?;
         }
-        for hook in Hook::ALL {
+        for hook in Hook::ALL.into_iter().filter(|hook| self.chains.contains_key(hook.chain())) {
             writeln!(f, "-I {} 1 -j {}", hook.as_str(), hook.chain())?;
         }
         writeln!(f, "COMMIT")
@@ -97,12 +97,12 @@ impl Display for Match {
             Self::Within(End::Source, net) => write!(f, "-s {}", Network(*net)),
             Self::Within(End::Destination, net) => write!(f, "-d {}", Network(*net)),
             Self::Protocol(protocol) => write!(f, "-p {}", word(*protocol)),
-            Self::Port(protocol, low, high) => {
-                let protocol = word(*protocol);
-                write!(f, "-p {protocol} -m {protocol} --dport {}", Span(*low, *high))
+            Self::Port(end, protocol, low, high) => {
+                let (end, protocol) = (letter(*end), word(*protocol));
+                write!(f, "-p {protocol} -m {protocol} --{end}port {}", Span(*low, *high))
             }
-            Self::Ports(protocol, ranges) => {
-                write!(f, "-p {} -m multiport --dports ", word(*protocol))?;
+            Self::Ports(end, protocol, ranges) => {
+                write!(f, "-p {} -m multiport --{}ports ", word(*protocol), letter(*end))?;
                 let mut comma = "";
                 for (low, high) in ranges {
                     write!(f, "{comma}{}", Span(*low, *high))?;
@@ -113,7 +113,21 @@ impl Display for Match {
             Self::Icmpv6(number) => {
                 write!(f, "-p ipv6-icmp -m icmp6 --icmpv6-type {number}")
             }
-            Self::EstablishedOrRelated => f.write_str("-m conntrack --ctstate RELATED,ESTABLISHED"),
+            Self::State(state) => {
+                f.write_str("-m conntrack --ctstate ")?;
+                f.write_str(match state {
+                    State::EstablishedOrRelated => "RELATED,ESTABLISHED",
+                    State::Established => "ESTABLISHED",
+                    State::Related => "RELATED",
+                    State::Reply => "ESTABLISHED --ctdir REPLY",
+                })
+            }
+            Self::Mark(Mark { value, mask }) => {
+                write!(f, "-m connmark --mark {value:#x}/{mask:#x}")
+            }
+            Self::Limit(rate) => {
+                write!(f, "-m limit --limit {rate}/sec --limit-burst {}", rate.saturating_mul(2))
+            }
             Self::SameAddress(family) => {
                 write!(f, "-m bpf --bytecode \"{}\"", same_address(*family))
             }
@@ -128,8 +142,10 @@ impl Display for Key {
         f.write_str(match self {
             Self::Address(End::Source) => "src",
             Self::Address(End::Destination) => "dst",
-            Self::AddressPort(End::Source) => "src,dst",
-            Self::AddressPort(End::Destination) => "dst,dst",
+            Self::AddressPort(End::Source, End::Destination) => "src,dst",
+            Self::AddressPort(End::Destination, End::Destination) => "dst,dst",
+            Self::AddressPort(End::Source, End::Source) => "src,src",
+            Self::AddressPort(End::Destination, End::Source) => "dst,src",
         })
     }
 }
@@ -141,6 +157,12 @@ impl Display for Target {
             Self::Return => f.write_str("-j RETURN"),
             Self::Goto(chain) => write!(f, "-g {chain}"),
             Self::Jump(chain) => write!(f, "-j {chain}"),
+            Self::Mark(Mark { value, mask }) => {
+                write!(f, "-j CONNMARK --set-xmark {value:#x}/{mask:#x}")
+            }
+            Self::Log(group, prefix) => {
+                write!(f, "-j NFLOG --nflog-prefix \"{prefix}\" --nflog-group {group}")
+            }
         }
     }
 }
@@ -194,6 +216,14 @@ impl Display for Address {
 fn low_half(address: Ipv6Addr) -> Ipv4Addr {
     let [.., a, b, c, d] = address.octets();
     Ipv4Addr::new(a, b, c, d)
+}
+
+/// `s` or `d`.
+const fn letter(end: End) -> char {
+    match end {
+        End::Source => 's',
+        End::Destination => 'd',
+    }
 }
 
 const fn word(protocol: Protocol) -> &'static str {

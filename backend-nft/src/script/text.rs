@@ -1,5 +1,8 @@
 //! nftables' own language, as `nft list table` writes it.
 
+#[cfg(feature = "json")]
+mod json;
+
 use core::fmt::{self, Display};
 use core::net::{Ipv4Addr, Ipv6Addr};
 

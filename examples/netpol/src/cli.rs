@@ -370,7 +370,8 @@ pub(crate) enum BackendChoice {
 const LOWER_HELP: &str = "\
 Examples:
   netpol lower -f manifests/ --node worker-1
-  netpol lower -f manifests/ --node worker-1 | nft --check -f -";
+  netpol lower -f manifests/ --node worker-1 | nft --check -f -
+  netpol lower -f manifests/ --node worker-1 -o json | nft --json --check -f -";
 
 #[derive(Args, Debug)]
 #[command(after_help = LOWER_HELP)]
@@ -386,6 +387,10 @@ pub(crate) struct LowerArgs {
 
     #[arg(long, value_enum, default_value_t = BackendChoice::Nft, value_name = "BACKEND")]
     pub(crate) backend: BackendChoice,
+
+    /// `json` is for nftables alone: what `nft --json` loads and lists.
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text, value_name = "FORM")]
+    pub(crate) output: TextOrJson,
 }
 
 const LAB_HELP: &str = "\

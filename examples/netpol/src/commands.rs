@@ -10,7 +10,7 @@ mod verdict;
 
 use crate::cli::{Cli, Command};
 use crate::outcome::Outcome;
-use crate::output::Style;
+use crate::output::{self, Style};
 
 /// What every command gets from the options before it.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Session {
 }
 
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Outcome> {
-    let session = Session { style: Style::new(cli.color), quiet: cli.quiet };
+    let session = Session { style: output::style(cli.color), quiet: cli.quiet };
     match &cli.command {
         Command::Verdict(args) => verdict::run(session, args),
         Command::Explain(args) => explain::run(session, args),

@@ -5,7 +5,7 @@ mod doubt;
 use core::net::IpAddr;
 
 use netpol_core::ir::{
-    Decision, Direction, Family, Flow, Reason, Ruleset, SideDecision, Transport, Verdict,
+    Decision, Direction, Family, Flow, Ruleset, SideDecision, Transport, Verdict,
 };
 use netpol_core::model::ObjectRef;
 
@@ -237,21 +237,6 @@ impl Case {
             Direction::Ingress => &self.source,
             Direction::Egress => &self.destination,
         }
-    }
-}
-
-/// The reason's name in JSON.
-pub(crate) const fn reason_name(reason: &Reason) -> &'static str {
-    match reason {
-        Reason::NotPoliced => "not-policed",
-        Reason::SelfTraffic => "self",
-        Reason::Hairpin => "hairpin",
-        Reason::OwnNode => "own-node",
-        Reason::UnjudgedProtocol => "unjudged-protocol",
-        Reason::UnknownPod => "unknown-pod",
-        Reason::Rule(_) => "rule",
-        Reason::Isolated => "isolated",
-        Reason::NotIsolated => "not-isolated",
     }
 }
 

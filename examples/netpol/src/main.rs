@@ -8,7 +8,6 @@ extern crate alloc;
 mod cli;
 mod commands;
 mod evaluate;
-mod flow_text;
 mod input;
 mod outcome;
 mod output;

@@ -6,7 +6,7 @@ pub(crate) mod table;
 use core::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 
-use netpol_core::ir::Verdict;
+pub(crate) use netpol_text::Style;
 
 use crate::cli::Color;
 
@@ -15,55 +15,15 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Whether and how to colour standard output.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Style {
-    colored: bool,
-}
-
-impl Style {
-    /// Follows `--color`; `auto` colours a terminal, unless `NO_COLOR` is set.
-    pub(crate) fn new(color: Color) -> Self {
-        let colored = match color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => {
-                let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-                !refused && io::stdout().is_terminal()
-            }
-        };
-        Self { colored }
-    }
-
-    fn paint(self, code: &str, text: impl fmt::Display) -> String {
-        if self.colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
-    }
-
-    /// Writes a verdict, padded to the longer of the two.
-    pub(crate) fn verdict(self, verdict: Verdict) -> String {
-        match verdict {
-            Verdict::Allow => self.paint("32", "allow"),
-            Verdict::Deny => self.paint("31", "deny "),
+/// Follows `--color`; `auto` colours a terminal, unless `NO_COLOR` is set.
+pub(crate) fn style(color: Color) -> Style {
+    let is_colored = match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            !refused && io::stdout().is_terminal()
         }
-    }
-
-    pub(crate) fn good(self, text: impl fmt::Display) -> String {
-        self.paint("32", text)
-    }
-
-    pub(crate) fn bad(self, text: impl fmt::Display) -> String {
-        self.paint("31", text)
-    }
-
-    pub(crate) fn warning(self, text: impl fmt::Display) -> String {
-        self.paint("33", text)
-    }
-
-    pub(crate) fn strong(self, text: impl fmt::Display) -> String {
-        self.paint("1", text)
-    }
-
-    pub(crate) fn faint(self, text: impl fmt::Display) -> String {
-        self.paint("2", text)
-    }
+    };
+    if is_colored { Style::colored() } else { Style::plain() }
 }

@@ -6,8 +6,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpol_core::ir::{Dialled, Family, Transport};
 use netpol_core::model::{ObjectRef, Pod, Protocol};
+use netpol_text::flow_text::{EndText, FlowText, ServiceText};
 
-use crate::flow_text::{EndText, FlowText, ServiceText};
 use crate::input::{Input, list};
 
 mod error;

@@ -5,6 +5,8 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use netpol_core::backend;
+use netpol_core::model::Cidr;
 
 /// Keeps one node's kernel as the cluster's network policies say.
 #[derive(Debug, Parser)]
@@ -22,8 +24,30 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Ask the running agent of this node why it allows or denies a flow.
+    Explain(ExplainArgs),
     /// Take everything of ours out of this node's kernel.
     Remove,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// Such as `shop/web -> shop/api:80`, `shop/web -> 192.0.2.1:53/UDP` or `node/n1 -> shop/api:http`.
+    pub(crate) flow: String,
+
+    /// The namespace of names without one.
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+
+    /// The form of the answer.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    Json,
+    Text,
 }
 
 #[derive(Args, Debug)]
@@ -45,7 +69,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// The node whose pods are policed. Needed unless rules are removed.
+    /// The node whose pods are policed. Needed to run.
     #[arg(long, env = "NODE_NAME", default_value = "")]
     pub(crate) node_name: String,
 
@@ -53,27 +77,47 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "NETPOL_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
-    /// What enforces.
-    #[arg(long, env = "NETPOL_BACKEND", value_enum, default_value_t = BackendName::Auto, global = true)]
-    pub(crate) backend: BackendName,
+    #[command(flatten)]
+    pub(crate) dataplane: DataplaneArgs,
 
     /// Traffic from a pod to its own node, where NetworkPolicies would deny it.
     #[arg(long, env = "NETPOL_OWN_NODE_EGRESS", value_enum, default_value_t = OwnNode::Allow)]
     pub(crate) own_node_egress: OwnNode,
 
+    /// Drop what goes from and to addresses of this node's pod ranges that no known pod has: pods whose policies are not
+    /// known yet talk to nobody.
+    #[arg(long, env = "NETPOL_STRICT")]
+    pub(crate) strict: bool,
+
+    /// A range of addresses that only pods of this node have; the ranges of its Node object if not given.
+    #[arg(long, env = "NETPOL_POD_CIDR", value_name = "CIDR", value_delimiter = ',', value_parser = cidr, requires = "strict")]
+    pub(crate) pod_cidr: Vec<Cidr>,
+
     /// Where to serve /livez, /readyz and /metrics; nowhere if not given.
     #[arg(long, env = "NETPOL_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
 
+    /// The local socket that `explain` asks: a path, or `@name` without a file. Empty: none.
+    #[arg(long, env = "NETPOL_SOCKET", default_value = "@netpol-agent", global = true)]
+    pub(crate) socket: String,
+
+    /// Log denied flows, each flow at most every ten seconds.
+    #[arg(long, env = "NETPOL_LOG_DENIED")]
+    pub(crate) log_denied: bool,
+
+    /// How lists are had: in pages, or as a stream, which takes less memory, where the API server can.
+    #[arg(long, env = "NETPOL_LISTING", value_enum, default_value_t = Listing::Pages)]
+    pub(crate) listing: Listing,
+
     /// How often the kernel is made to agree again although nothing changed, such as `500ms`, `10s` or `5m`.
-    #[arg(long, env = "NETPOL_RESYNC", value_parser = duration, default_value = "1m")]
+    #[arg(long, env = "NETPOL_RESYNC", value_parser = duration, default_value = "5m")]
     pub(crate) resync: Duration,
 
-    /// How often the kernel is asked whether another program wrote, where it can tell.
-    #[arg(long, env = "NETPOL_DRIFT_CHECK", value_parser = duration, default_value = "500ms")]
+    /// How often the kernel is asked whether somebody else may have changed our rules.
+    #[arg(long, env = "NETPOL_DRIFT_CHECK", value_parser = duration, default_value = "50ms")]
     pub(crate) drift_check: Duration,
 
-    /// Print the program whenever it changes, and leave the kernel alone.
+    /// Say what would change, print the program whenever it changes, and leave the kernel alone.
     #[arg(long, env = "NETPOL_DRY_RUN")]
     pub(crate) dry_run: bool,
 
@@ -82,10 +126,34 @@ pub(crate) struct RunArgs {
     pub(crate) once: bool,
 }
 
+/// What enforces, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DataplaneArgs {
+    /// What enforces.
+    #[arg(long, env = "NETPOL_BACKEND", value_enum, default_value_t = BackendName::Auto, global = true)]
+    pub(crate) backend: BackendName,
+
+    /// What becomes of open connections that a later ruleset denies.
+    #[arg(long, env = "NETPOL_ESTABLISHED", value_enum, default_value_t = Established::Recheck, global = true)]
+    pub(crate) established: Established,
+
+    /// Where the eBPF backend pins its hooks, so that they outlive the agent: a directory in a BPF file system.
+    #[arg(
+        long,
+        env = "NETPOL_EBPF_PINS",
+        value_name = "DIRECTORY",
+        default_value = "/sys/fs/bpf/netpol",
+        global = true
+    )]
+    pub(crate) ebpf_pins: PathBuf,
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum BackendName {
-    /// The best that works here.
+    /// The first that works here: nft, ebpf, iptables.
     Auto,
+    /// eBPF programs on netfilter's hooks.
+    Ebpf,
     /// iptables and ipset, in the variant that is in use here.
     Iptables,
     /// nftables.
@@ -93,9 +161,36 @@ pub(crate) enum BackendName {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Established {
+    /// They stay open.
+    Keep,
+    /// Their next packet is the last.
+    Recheck,
+}
+
+impl From<Established> for backend::Established {
+    fn from(established: Established) -> Self {
+        match established {
+            Established::Keep => Self::Keep,
+            Established::Recheck => Self::Recheck,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Listing {
+    Pages,
+    Streaming,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum OwnNode {
     Allow,
     Enforce,
+}
+
+fn cidr(text: &str) -> Result<Cidr, String> {
+    Cidr::parse(text).map_err(|error| error.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -124,6 +219,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_the_agent_is_a_variable_too() {
+        let but = ["help", "version", "once"];
+        for option in Cli::command().get_arguments() {
+            let name = option.get_id().as_str();
+            assert!(but.contains(&name) || option.get_env().is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -1,43 +1,99 @@
 //! The backends by name. Nothing else here knows which there are.
 
-use netpol_core::backend::{Backend as _, Dataplane, LowerError, SyncError};
+use anyhow::{Context as _, bail};
+use netpol_core::backend::{Backend as _, Dataplane, Established, LowerError};
 use netpol_core::ir::Ruleset;
+use netpol_ebpf::{Ebpf, EbpfDataplane};
 use netpol_iptables::{Iptables, IptablesDataplane};
 use netpol_nft::{Nft, NftDataplane};
 
-use crate::cli::BackendName;
+use crate::cli::{BackendName, DataplaneArgs};
 
-/// A dataplane of which the agent can tell whether somebody else has a hand in it.
-pub(crate) trait Kernel: Dataplane + Send {
-    /// Returns a number that changes with every write of anybody's, where the kernel keeps one.
-    fn generation(&mut self) -> Result<Option<u32>, SyncError>;
+/// A backend that was chosen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Chosen {
+    Ebpf,
+    Iptables,
+    Nft,
 }
 
-impl Kernel for NftDataplane {
-    fn generation(&mut self) -> Result<Option<u32>, SyncError> {
-        Self::generation(self).map(Some)
-    }
-}
-
-impl Kernel for IptablesDataplane {
-    fn generation(&mut self) -> Result<Option<u32>, SyncError> {
-        Ok(None)
-    }
-}
-
-pub(crate) fn open(name: BackendName) -> Box<dyn Kernel> {
-    match name {
-        BackendName::Auto | BackendName::Nft => Box::new(NftDataplane::new()),
-        BackendName::Iptables => Box::new(IptablesDataplane::new()),
-    }
-}
-
-/// The program that would be loaded, as the target's own tool shows it.
-pub(crate) fn program(name: BackendName, ruleset: &Ruleset) -> Result<String, LowerError> {
-    match name {
-        BackendName::Auto | BackendName::Nft => {
-            Nft::default().lower(ruleset).map(|script| script.to_string())
+impl Chosen {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Iptables => "iptables",
+            Self::Nft => "nft",
         }
-        BackendName::Iptables => Iptables::default().lower(ruleset).map(|input| input.to_string()),
+    }
+
+    /// The program that would be loaded, as the target's own tool shows it.
+    pub(crate) fn program(self, ruleset: &Ruleset) -> Result<String, LowerError> {
+        match self {
+            Self::Ebpf => Ebpf::default().lower(ruleset).map(|image| image.to_string()),
+            Self::Iptables => Iptables::default().lower(ruleset).map(|input| input.to_string()),
+            Self::Nft => Nft::default().lower(ruleset).map(|script| script.to_string()),
+        }
+    }
+}
+
+/// Chooses a backend and opens it; nothing is touched.
+pub(crate) fn open(args: &DataplaneArgs) -> anyhow::Result<(Chosen, Box<dyn Dataplane>)> {
+    let chosen = match args.backend {
+        BackendName::Auto => first_that_works()?,
+        BackendName::Ebpf => Chosen::Ebpf,
+        BackendName::Iptables => Chosen::Iptables,
+        BackendName::Nft => Chosen::Nft,
+    };
+    Ok((chosen, of(chosen, args)?))
+}
+
+/// Opens the backends that may have left something here: all but `chosen`.
+pub(crate) fn others(
+    chosen: Option<Chosen>,
+    args: &DataplaneArgs,
+) -> anyhow::Result<Vec<(Chosen, Box<dyn Dataplane>)>> {
+    let all = [Chosen::Nft, Chosen::Ebpf, Chosen::Iptables];
+    let others = all.into_iter().filter(|other| Some(*other) != chosen);
+    others.map(|other| Ok((other, of(other, args)?))).collect()
+}
+
+fn of(chosen: Chosen, args: &DataplaneArgs) -> anyhow::Result<Box<dyn Dataplane>> {
+    let established = Established::from(args.established);
+    Ok(match chosen {
+        Chosen::Ebpf => {
+            if args.ebpf_pins.as_os_str().is_empty() {
+                bail!("the eBPF backend needs a directory to pin its hooks in: `--ebpf-pins`");
+            }
+            let dataplane = EbpfDataplane::new(Ebpf::default()).pinned(&args.ebpf_pins);
+            Box::new(dataplane.with_established(established))
+        }
+        Chosen::Iptables => Box::new(IptablesDataplane::new().with_established(established)),
+        Chosen::Nft => Box::new(NftDataplane::new().with_established(established)),
+    })
+}
+
+/// Asks the kernel, in the order of preference, and says why not.
+fn first_that_works() -> anyhow::Result<Chosen> {
+    let mut reasons = Vec::new();
+    match NftDataplane::new().generation() {
+        Ok(_) => return Ok(Chosen::Nft),
+        Err(error) => reasons.push(format!("nft: {:#}", anyhow::Error::from(error))),
+    }
+    match netpol_ebpf::Kernel::probe() {
+        Ok(_) => return Ok(Chosen::Ebpf),
+        Err(error) => reasons.push(format!("ebpf: {:#}", anyhow::Error::from(error))),
+    }
+    let works = |program: &str| std::process::Command::new(program).arg("--version").output();
+    match works("iptables").and_then(|_| works("ipset")) {
+        Ok(_) => {
+            for reason in &reasons {
+                tracing::warn!(%reason, "falling back to iptables");
+            }
+            Ok(Chosen::Iptables)
+        }
+        Err(error) => {
+            reasons.push(format!("iptables: {error}"));
+            Err(anyhow::anyhow!(reasons.join("; "))).context("no backend works here")
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use core::convert::Infallible;
+use core::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -11,21 +12,33 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
+use crate::agent::Request as Ask;
 use crate::status::Shared;
 
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+/// How long the loop may take to bring the metrics up to date; after that they are told as they are.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, agent: mpsc::Sender<Ask>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of open files, for one; the loop must not spin on it.
-            tokio::time::sleep(core::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let shared = shared.clone();
+        let (shared, agent) = (shared.clone(), agent.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = answer(&shared, request.uri().path());
-                async move { Ok::<_, Infallible>(answer) }
+                let (shared, agent) = (shared.clone(), agent.clone());
+                async move {
+                    let path = request.uri().path();
+                    if path == "/metrics" {
+                        measure(&agent).await;
+                    }
+                    Ok::<_, Infallible>(answer(&shared, path))
+                }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
@@ -33,6 +46,16 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             }
         });
     }
+}
+
+async fn measure(agent: &mpsc::Sender<Ask>) {
+    let (done, measured) = oneshot::channel();
+    let ask = async {
+        if agent.send(Ask::Measure(done)).await.is_ok() {
+            let _ = measured.await;
+        }
+    };
+    let _ = timeout(PATIENCE, ask).await;
 }
 
 fn answer(shared: &Shared, path: &str) -> Response<Full<Bytes>> {

@@ -3,8 +3,10 @@
 use core::sync::atomic::AtomicU64;
 use core::time::Duration;
 
-use netpol_core::ir::Ruleset;
+use netpol_core::engine::{Create, Delete, Delta};
+use netpol_core::ir::{Direction, Ruleset};
 use netpol_core::model::Kind;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,6 +18,16 @@ use crate::status::Status;
 
 type Labels = Vec<(&'static str, String)>;
 type Seconds = Gauge<f64, AtomicU64>;
+
+/// What packets and bytes are counted by.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Counted {
+    pub(crate) direction: String,
+    pub(crate) verdict: String,
+    /// Several, where the kernel counts their rules together; empty where no policy decided.
+    pub(crate) policy: String,
+    pub(crate) cause: String,
+}
 
 /// The registry and what is counted in it.
 #[derive(Debug)]
@@ -36,8 +48,15 @@ pub(crate) struct Metrics {
     failures: Family<Labels, Counter>,
     oddities: Family<Labels, Counter>,
     applies: Family<Labels, Counter>,
+    apply_failures: Family<Labels, Counter>,
+    applied: Family<Labels, Counter>,
     resyncs: Counter,
     repairs: Counter,
+    repaired: Counter,
+    packets: Family<Counted, Counter>,
+    bytes: Family<Counted, Counter>,
+    denied: Family<Labels, Counter>,
+    lost_denials: Counter,
 }
 
 impl Metrics {
@@ -60,8 +79,15 @@ impl Metrics {
             failures: Family::default(),
             oddities: Family::default(),
             applies: Family::default(),
+            apply_failures: Family::default(),
+            applied: Family::default(),
             resyncs: Counter::default(),
             repairs: Counter::default(),
+            repaired: Counter::default(),
+            packets: Family::default(),
+            bytes: Family::default(),
+            denied: Family::default(),
+            lost_denials: Counter::default(),
         };
         metrics.register();
         metrics
@@ -95,10 +121,24 @@ impl Metrics {
         registry.register("unreadable", oddities, self.oddities.clone());
         let applies = "Attempts to bring the kernel up to date, by outcome";
         registry.register("applies", applies, self.applies.clone());
+        let failures = "Attempts to bring the kernel up to date that failed, by reason";
+        registry.register("apply_failures", failures, self.apply_failures.clone());
+        let applied = "What enforced changes consisted of, by kind";
+        registry.register("applied_changes", applied, self.applied.clone());
         let resyncs = "Times the kernel was made to agree again although nothing had changed";
         registry.register("resyncs", resyncs, self.resyncs.clone());
         let repairs = "Times that another program had changed the rules and they were put back";
         registry.register("drift_repairs", repairs, self.repairs.clone());
+        let repaired = "Objects in the kernel that another program had changed";
+        registry.register("drifted_objects", repaired, self.repaired.clone());
+        let packets = "Packets judged (of new connections, and the next ones after a change), by policy and verdict";
+        registry.register("policy_packets", packets, self.packets.clone());
+        let bytes = "Bytes of the packets judged, where the backend counts them";
+        registry.register("policy_bytes", bytes, self.bytes.clone());
+        let denied = "Denied flows that the kernel reported, which it does at a limited rate";
+        registry.register("denied_flows", denied, self.denied.clone());
+        let lost = "Reports of denied flows that were lost on the way to the agent";
+        registry.register("denied_flows_lost", lost, self.lost_denials.clone());
         let info = prometheus_client::metrics::info::Info::new(vec![(
             "version",
             env!("CARGO_PKG_VERSION"),
@@ -139,18 +179,50 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn compiled(&self, took: Duration, ruleset: &Ruleset, diagnostics: usize) {
+    pub(crate) fn compiled(&self, took: Duration) {
         self.compile.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn ruleset(&self, ruleset: &Ruleset) {
         self.endpoints.set(number(ruleset.endpoints().len()));
         self.pipelines.set(number(ruleset.pipelines().len()));
         self.peer_sets.set(number(ruleset.peer_sets().len()));
         self.members.set(number(ruleset.peer_sets().map(|(_, set)| set.addresses.len()).sum()));
+    }
+
+    pub(crate) fn diagnosed(&self, diagnostics: usize) {
         self.diagnostics.set(number(diagnostics));
     }
 
     pub(crate) fn synced(&self, took: Duration, outcome: &str) {
         self.sync.observe(took.as_secs_f64());
         self.applies.get_or_create(&vec![("outcome", outcome.to_owned())]).inc();
+    }
+
+    pub(crate) fn failed_to_apply(&self, reason: &str) {
+        self.apply_failures.get_or_create(&vec![("reason", reason.to_owned())]).inc();
+    }
+
+    pub(crate) fn applied(&self, delta: &Delta) {
+        let count = |kind: &str, number: usize| {
+            if number > 0 {
+                let more = u64::try_from(number).unwrap_or(u64::MAX);
+                self.applied.get_or_create(&vec![("kind", kind.to_owned())]).inc_by(more);
+            }
+        };
+        let sets = delta.create.iter().filter(|create| matches!(create, Create::PeerSet(..)));
+        let sets = sets.count();
+        count("create-peer-set", sets);
+        count("create-pipeline", delta.create.len() - sets);
+        count("endpoint", delta.switch.endpoints.len());
+        count("node", delta.switch.nodes.len());
+        let members = delta.switch.members.iter();
+        count("join-peer-set", members.clone().map(|change| change.joins.len()).sum());
+        count("leave-peer-set", members.map(|change| change.leaves.len()).sum());
+        let sets = delta.delete.iter().filter(|delete| matches!(delete, Delete::PeerSet(_)));
+        let sets = sets.count();
+        count("delete-peer-set", sets);
+        count("delete-pipeline", delta.delete.len() - sets);
     }
 
     pub(crate) fn enforced(&self, latency: Duration) {
@@ -161,8 +233,32 @@ impl Metrics {
         self.resyncs.inc();
     }
 
-    pub(crate) fn repaired(&self) {
+    pub(crate) fn repaired(&self, objects: usize) {
         self.repairs.inc();
+        self.repaired.inc_by(u64::try_from(objects).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn counted(&self, labels: &Counted, packets: u64, bytes: u64) {
+        self.packets.get_or_create(labels).inc_by(packets);
+        self.bytes.get_or_create(labels).inc_by(bytes);
+    }
+
+    pub(crate) fn no_longer_counted(&self, labels: &Counted) {
+        self.packets.remove(labels);
+        self.bytes.remove(labels);
+    }
+
+    pub(crate) fn denied(&self, direction: Direction, policy: &str, cause: &str) {
+        let labels = vec![
+            ("direction", direction.to_string()),
+            ("policy", policy.to_owned()),
+            ("cause", cause.to_owned()),
+        ];
+        self.denied.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn lost_denials(&self, lost: u64) {
+        self.lost_denials.inc_by(lost);
     }
 }
 

@@ -191,7 +191,7 @@ impl Switch {
         let changes: BTreeMap<PeerSetId, &MemberChange> =
             self.members.iter().map(|change| (change.set, change)).collect();
         let [mut opening, mut closing] = [Ends::default(), Ends::default()];
-        for (_, pipeline) in ruleset.pipelines() {
+        for pipeline in ruleset.any_pipelines() {
             for (block, rule) in pipeline.rules() {
                 let Peers::Set(set) = rule.peers else { continue };
                 let Some(change) = changes.get(&set) else { continue };

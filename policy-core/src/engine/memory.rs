@@ -55,8 +55,8 @@ pub(super) fn text_bytes(text: &Arc<str>) -> usize {
 
 pub(super) fn of(engine: &Engine) -> MemoryUse {
     let symbols = engine.symbols.iter().map(|(_, text)| text_bytes(text));
-    let sets = || engine.ruleset.peer_sets();
-    let members = sets().map(|(_, set)| set.addresses.heap_bytes()).sum();
+    let sets = || engine.ruleset.any_peer_sets();
+    let members = sets().map(|set| set.addresses.heap_bytes()).sum();
     let endpoints = engine.ruleset.endpoints().map(|endpoint| {
         2 * size_of::<usize>()
             + size_of::<Endpoint>()
@@ -68,7 +68,7 @@ pub(super) fn of(engine: &Engine) -> MemoryUse {
         .blocks
         .iter()
         .map(|(_, block)| size_of::<RuleBlock>() + size_of_val::<[Rule]>(block.block.rules()) + 96);
-    let pipelines = engine.ruleset.pipelines().map(|(_, pipeline)| {
+    let pipelines = engine.ruleset.any_pipelines().map(|pipeline| {
         size_of::<Pipeline>() + pipeline.blocks().count() * (size_of::<usize>() + 8) + 64
     });
     MemoryUse {
@@ -85,6 +85,6 @@ pub(super) fn of(engine: &Engine) -> MemoryUse {
             + endpoints.sum::<usize>()
             + blocks.sum::<usize>()
             + pipelines.sum::<usize>()
-            + sets().len() * (size_of::<PeerSet>() + 160),
+            + sets().count() * (size_of::<PeerSet>() + 160),
     }
 }

@@ -20,6 +20,16 @@ pub(super) struct Node {
     addresses: Vec<IpAddr>,
 }
 
+impl Node {
+    pub(super) const fn labels(&self) -> Id {
+        self.labels
+    }
+
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+}
+
 impl Engine {
     pub(super) fn put_node(&mut self, node: &model::Node) {
         let labels = self.labels.take(&mut self.symbols, &node.meta.labels);

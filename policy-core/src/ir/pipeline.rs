@@ -1,6 +1,6 @@
 //! What happens to one direction of a pod's traffic: rules in blocks, blocks in tiers, tiers in a pipeline.
 
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
@@ -181,7 +181,11 @@ impl RuleBlock {
     #[must_use]
     pub fn new(policy: Arc<PolicyRef>, direction: Direction, rules: Vec<Rule>) -> Self {
         let mut block = Self { policy, direction, rules, id: RuleBlockId::of("") };
-        block.id = RuleBlockId::of(&block.to_string());
+        // Room for what most rules take, so that the text is not moved while it grows.
+        let mut text = String::with_capacity(128 + 96 * block.rules.len());
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{block}");
+        block.id = RuleBlockId::of(&text);
         block
     }
 

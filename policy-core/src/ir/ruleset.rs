@@ -7,6 +7,7 @@ use core::net::IpAddr;
 
 use hashbrown::HashMap;
 
+use super::store::Store;
 use super::{Direction, PeerSet, PeerSetId, Pipeline, PipelineId};
 use crate::model::ObjectRef;
 use crate::net::PrefixSet;
@@ -88,8 +89,8 @@ pub struct Ruleset {
     pod_ranges: PrefixSet,
     nodes: BTreeMap<Arc<str>, Vec<IpAddr>>,
     endpoints: BTreeMap<ObjectRef, Arc<Endpoint>>,
-    pipelines: BTreeMap<PipelineId, Arc<Pipeline>>,
-    peer_sets: BTreeMap<PeerSetId, Arc<PeerSet>>,
+    pipelines: Store<PipelineId, Pipeline>,
+    peer_sets: Store<PeerSetId, PeerSet>,
     /// Derived from `endpoints`: look-up only, never iterated, so that order cannot leak.
     owners: HashMap<IpAddr, Arc<Endpoint>>,
 }
@@ -145,6 +146,7 @@ impl Ruleset {
                 owners.entry(*address).or_insert_with(|| endpoint.clone());
             }
         }
+        let (pipelines, peer_sets) = (Store::new(pipelines), Store::new(peer_sets));
         Self { scope, settings, pod_ranges, nodes, endpoints, pipelines, peer_sets, owners }
     }
 
@@ -186,11 +188,21 @@ impl Ruleset {
     }
 
     pub(crate) fn shared_pipelines(&self) -> impl Iterator<Item = (PipelineId, &Arc<Pipeline>)> {
-        self.pipelines.iter().map(|(id, pipeline)| (*id, pipeline))
+        self.pipelines.sorted()
     }
 
     pub(crate) fn shared_peer_sets(&self) -> impl Iterator<Item = (PeerSetId, &Arc<PeerSet>)> {
-        self.peer_sets.iter().map(|(id, set)| (*id, set))
+        self.peer_sets.sorted()
+    }
+
+    /// Returns the pipelines in no order: for what adds up or looks for one.
+    pub(crate) fn any_pipelines(&self) -> impl Iterator<Item = &Arc<Pipeline>> {
+        self.pipelines.values()
+    }
+
+    /// Returns the peer sets in no order: for what adds up or looks for one.
+    pub(crate) fn any_peer_sets(&self) -> impl Iterator<Item = &Arc<PeerSet>> {
+        self.peer_sets.values()
     }
 
     pub(crate) fn put_pipeline(&mut self, id: PipelineId, pipeline: Arc<Pipeline>) {
@@ -198,11 +210,11 @@ impl Ruleset {
     }
 
     pub(crate) fn remove_pipeline(&mut self, id: PipelineId) -> Option<Arc<Pipeline>> {
-        self.pipelines.remove(&id)
+        self.pipelines.remove(id)
     }
 
     pub(crate) fn shared_pipeline(&self, id: PipelineId) -> Option<&Arc<Pipeline>> {
-        self.pipelines.get(&id)
+        self.pipelines.get(id)
     }
 
     pub(crate) fn put_peer_set(&mut self, id: PeerSetId, set: Arc<PeerSet>) {
@@ -210,16 +222,16 @@ impl Ruleset {
     }
 
     pub(crate) fn remove_peer_set(&mut self, id: PeerSetId) -> Option<Arc<PeerSet>> {
-        self.peer_sets.remove(&id)
+        self.peer_sets.remove(id)
     }
 
     pub(crate) fn shared_peer_set(&self, id: PeerSetId) -> Option<&Arc<PeerSet>> {
-        self.peer_sets.get(&id)
+        self.peer_sets.get(id)
     }
 
     /// Returns a set to change its members; a clone of the ruleset that shares the set keeps the old ones.
     pub(crate) fn peer_set_mut(&mut self, id: PeerSetId) -> Option<&mut PeerSet> {
-        self.peer_sets.get_mut(&id).map(Arc::make_mut)
+        self.peer_sets.get_mut(id).map(Arc::make_mut)
     }
 
     /// Says what addresses a node of the scope has, or that it is gone. Returns what was said before.
@@ -290,25 +302,25 @@ impl Ruleset {
     /// Returns the pipelines, by id.
     #[must_use]
     pub fn pipelines(&self) -> impl ExactSizeIterator<Item = (PipelineId, &Pipeline)> {
-        self.pipelines.iter().map(|(id, pipeline)| (*id, pipeline.as_ref()))
+        self.pipelines.sorted().map(|(id, pipeline)| (id, pipeline.as_ref()))
     }
 
     /// Returns a pipeline.
     #[must_use]
     pub fn pipeline(&self, id: PipelineId) -> Option<&Pipeline> {
-        self.pipelines.get(&id).map(AsRef::as_ref)
+        self.pipelines.get(id).map(AsRef::as_ref)
     }
 
     /// Returns the peer sets, by id.
     #[must_use]
     pub fn peer_sets(&self) -> impl ExactSizeIterator<Item = (PeerSetId, &PeerSet)> {
-        self.peer_sets.iter().map(|(id, set)| (*id, set.as_ref()))
+        self.peer_sets.sorted().map(|(id, set)| (id, set.as_ref()))
     }
 
     /// Returns a peer set.
     #[must_use]
     pub fn peer_set(&self, id: PeerSetId) -> Option<&PeerSet> {
-        self.peer_sets.get(&id).map(AsRef::as_ref)
+        self.peer_sets.get(id).map(AsRef::as_ref)
     }
 
     /// Returns whether `address` is one of the subject's own node (NP-129).

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::time::Instant;
 
@@ -13,19 +14,29 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::{Backoff, jittered};
-use super::decode::{Odd, Source};
 use super::failure::Failure;
-use super::request::{Lines, get, whole};
+use super::request::{Lines, escaped, get, whole};
 use super::served::is_served;
+use super::source::Source;
 use super::strings::Strings;
 use super::wire::{Line, Named, Page, Status};
 use super::{Change, Event, Listing, Oddity, Options};
+use crate::decode::Odd;
 
 /// A watch that has lived so long, or brought anything, is progress.
 const PROGRESS: Duration = Duration::from_millis(500);
 
 /// The embedder has dropped the watch.
 struct Gone;
+
+/// What is given to one reflector.
+pub(super) struct Following {
+    pub(super) client: Client,
+    pub(super) options: Arc<Options>,
+    pub(super) sender: mpsc::Sender<Event>,
+    /// Where it says how many objects there are.
+    pub(super) count: Arc<AtomicUsize>,
+}
 
 /// Follows one kind.
 pub(super) struct Reflector<S> {
@@ -34,6 +45,7 @@ pub(super) struct Reflector<S> {
     sender: mpsc::Sender<Event>,
     /// What the embedder was told of.
     known: BTreeSet<ObjectRef>,
+    count: Arc<AtomicUsize>,
     strings: Strings,
     backoff: Backoff,
     listing: Listing,
@@ -48,7 +60,8 @@ pub(super) struct Reflector<S> {
 type Attempt<T> = Result<Result<T, Failure>, Gone>;
 
 impl<S: Source> Reflector<S> {
-    pub(super) async fn run(client: Client, options: Arc<Options>, sender: mpsc::Sender<Event>) {
+    pub(super) async fn run(following: Following) {
+        let Following { client, options, sender, count } = following;
         let backoff = Backoff::new(options.first_pause, options.longest_pause);
         let mut reflector = Self {
             client,
@@ -56,6 +69,7 @@ impl<S: Source> Reflector<S> {
             options,
             sender,
             known: BTreeSet::new(),
+            count,
             strings: Strings::default(),
             backoff,
             whole_list: false,
@@ -301,6 +315,7 @@ impl<S: Source> Reflector<S> {
             "ADDED" | "MODIFIED" => Seen::Put(self.put(line.object).await?, version),
             "DELETED" => {
                 self.known.remove(&object);
+                self.tell_count();
                 self.change(S::delete(object.clone())).await?;
                 Seen::Gone(object, version)
             }
@@ -339,6 +354,7 @@ impl<S: Source> Reflector<S> {
             object.namespace = self.strings.share(object.namespace);
             S::share(&mut change, &mut self.strings);
             self.known.insert(object);
+            self.tell_count();
             self.change(change).await?;
         }
         Ok(named)
@@ -349,9 +365,14 @@ impl<S: Source> Reflector<S> {
         let gone: Vec<ObjectRef> = self.known.difference(seen).cloned().collect();
         for object in gone {
             self.known.remove(&object);
+            self.tell_count();
             self.change(S::delete(object)).await?;
         }
         Ok(())
+    }
+
+    fn tell_count(&self) {
+        self.count.store(self.known.len(), Ordering::Relaxed);
     }
 
     async fn failed(&mut self, failure: Failure) -> Result<(), Gone> {
@@ -392,17 +413,4 @@ enum Seen {
     Gone(ObjectRef, String),
     Other,
     Put(Option<ObjectRef>, String),
-}
-
-/// Escapes a value for a query.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }

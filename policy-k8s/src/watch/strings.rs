@@ -4,6 +4,8 @@
 use alloc::sync::Arc;
 use std::collections::HashSet;
 
+use netpol_core::model::{Container, Pod};
+
 /// Fewer strings than this are not worth looking through.
 const FEW: usize = 1024;
 
@@ -27,6 +29,24 @@ impl Strings {
         self.known.insert(text.clone());
         text
     }
+}
+
+/// Has a pod share with others what they have in common.
+pub(super) fn share_pod(pod: &mut Pod, strings: &mut Strings) {
+    let mut share = |text: &mut Arc<str>| *text = strings.share(text.clone());
+    share(&mut pod.meta.object.namespace);
+    pod.node.iter_mut().for_each(&mut share);
+    for container in &mut pod.containers {
+        let (Container::Main(ports) | Container::Sidecar(ports) | Container::Init(ports)) =
+            container;
+        ports.iter_mut().filter_map(|port| port.name.as_mut()).for_each(&mut share);
+        ports.shrink_to_fit();
+    }
+    pod.containers.shrink_to_fit();
+    pod.addresses.shrink_to_fit();
+    let labels = core::mem::take(&mut pod.meta.labels.0).into_iter();
+    pod.meta.labels.0 =
+        labels.map(|(key, value)| (strings.share(key), strings.share(value))).collect();
 }
 
 #[cfg(test)]

@@ -56,7 +56,14 @@ pub(super) async fn answer(
     match shared.fault() {
         Some(Fault::Hang) => core::future::pending().await,
         Some(Fault::Forbidden) => return Ok(refusal(&Status::forbidden())),
-        Some(Fault::Cut | Fault::Drip(_) | Fault::Expired | Fault::Refuse | Fault::StreamError)
+        Some(
+            Fault::Cut
+            | Fault::Drip(_)
+            | Fault::Expired
+            | Fault::Mute
+            | Fault::Refuse
+            | Fault::StreamError,
+        )
         | None => {}
     }
     Ok(route(&shared, request).await.unwrap_or_else(|status| refusal(&status)))

@@ -95,6 +95,13 @@ impl Watch {
         }
         let mut next_bookmark = Instant::now() + shared.options.bookmark_interval;
         loop {
+            while shared.fault() == Some(Fault::Mute) {
+                tokio::select! {
+                    _ = cut.changed() => return,
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                }
+            }
             changed.borrow_and_update();
             let lines = self.lines(&shared.store());
             let ends = lines.as_ref().is_err();

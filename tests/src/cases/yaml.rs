@@ -34,6 +34,22 @@ impl Yaml {
         }
     }
 
+    /// Reads every document of a text.
+    pub(crate) fn documents(text: &str) -> Result<Vec<Self>, YamlError> {
+        let mut events = Parser::new_from_str(text);
+        let mut documents = Vec::new();
+        loop {
+            match next(&mut events)? {
+                Event::StreamStart
+                | Event::DocumentStart(_)
+                | Event::DocumentEnd
+                | Event::Nothing => {}
+                Event::StreamEnd => return Ok(documents),
+                event => documents.push(Self::value(event, &mut events)?),
+            }
+        }
+    }
+
     fn value<'t>(
         event: Event<'t>,
         events: &mut Parser<'t, StrInput<'t>>,
@@ -114,10 +130,13 @@ impl Yaml {
     }
 }
 
-/// Writes flow style, which reads back as the same tree.
+/// Writes flow style, which reads back as the same tree, and is JSON.
 impl fmt::Display for Yaml {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~") => {
+                f.write_str("null")
+            }
             Self::Scalar { text, plain: true } if is_number_or_word(text) => f.write_str(text),
             Self::Scalar { text, .. } => write!(f, "{text:?}"),
             Self::List(items) => {
@@ -139,7 +158,7 @@ impl fmt::Display for Yaml {
 }
 
 fn is_number_or_word(text: &str) -> bool {
-    matches!(text, "" | "null" | "~" | "true" | "false") || text.parse::<i64>().is_ok()
+    matches!(text, "null" | "true" | "false") || text.parse::<i64>().is_ok()
 }
 
 fn next<'t>(events: &mut Parser<'t, StrInput<'t>>) -> Result<Event<'t>, YamlError> {

@@ -32,6 +32,17 @@ pub(super) fn forget(tuples: &[Tuple]) -> io::Result<()> {
     })
 }
 
+/// Forgets every connection of the calling thread's namespace.
+pub(super) fn forget_all() -> io::Result<()> {
+    const CT_DELETE: u16 = 1 << 8 | 2;
+    let mut message = Message::new(CT_DELETE, 0);
+    message.raw(&[0; 4]); // Of any family.
+    netlink::send(libc::NETLINK_NETFILTER, &[message], |error| {
+        // Nobody tracks connections.
+        matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::ENOENT))
+    })
+}
+
 /// `IPCTNL_MSG_CT_DELETE` of one tuple.
 fn deletion(from: IpAddr, to: IpAddr, number: u8) -> Message {
     const CT_DELETE: u16 = 1 << 8 | 2;

@@ -1,7 +1,6 @@
 //! The packets that the kernel does not make for us, and the mark by which a received one is known as ours.
 
 use core::net::IpAddr;
-use core::num::NonZeroU16;
 
 /// Marks one probe: which call of the lab sent it, and its index there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,10 +53,10 @@ pub(super) fn echo_request(to: IpAddr, identifier: u16, mark: Mark) -> Vec<u8> {
 }
 
 /// An SCTP INIT (RFC 9260, 3.3.2); the mark is in its initiate tag and its first TSN.
-pub(super) fn sctp_init(source: u16, destination: NonZeroU16, mark: Mark) -> Vec<u8> {
+pub(super) fn sctp_init(source: u16, destination: u16, mark: Mark) -> Vec<u8> {
     let mut packet = Vec::new();
     packet.extend(source.to_be_bytes());
-    packet.extend(destination.get().to_be_bytes());
+    packet.extend(destination.to_be_bytes());
     packet.extend([0; 8]); // The verification tag of an INIT is 0; the checksum follows below.
     packet.extend([1, 0, 0, 20]); // INIT, no flags, 20 bytes.
     packet.extend(mark.call.to_be_bytes());
@@ -98,7 +97,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// RFC 1071.
-fn internet_checksum(bytes: &[u8]) -> u16 {
+pub(super) fn internet_checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {
         let high = pair.first().copied().unwrap_or(0);
@@ -143,8 +142,7 @@ mod tests {
     fn a_mark_survives_each_kind_of_packet() {
         let mark = Mark { call: 0x0102_0304, index: 77 };
         let on = "fd00::1".parse().unwrap();
-        let port = NonZeroU16::new(80).unwrap();
-        assert_eq!(read(&sctp_init(1, port, mark), 132, on), Some(Received::Probe(mark)));
+        assert_eq!(read(&sctp_init(1, 80, mark), 132, on), Some(Received::Probe(mark)));
         assert_eq!(read(&bare(mark), 47, on), Some(Received::Probe(mark)));
         assert_eq!(read(&echo_request(on, 1, mark), 58, on), Some(Received::Probe(mark)));
     }

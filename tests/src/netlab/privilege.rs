@@ -3,6 +3,7 @@
 use core::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use super::namespace::on_own_thread;
@@ -106,6 +107,16 @@ impl Availability {
         sys::before_exec(command.env(MARK, "1"), become_root);
         start(&mut command).map_err(|error| unavailable(error.to_string()))
     }
+}
+
+/// Gives the calling thread, and the processes it starts, a BPF file system of their own on a directory, which is made
+/// if it is not there. Only for threads that end with their work.
+///
+/// # Errors
+/// If the kernel refuses: it takes root.
+pub fn bpf_file_system(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    sys::mount_bpf(directory)
 }
 
 /// Gives this process of one thread a user namespace in which it is root.

@@ -126,6 +126,26 @@ impl Batch {
         self.messages.push(message);
     }
 
+    /// Takes an address away again.
+    pub(super) fn no_address(&mut self, interface: u32, address: IpAddr) {
+        let mut message = Message::new(libc::RTM_DELADDR, 0);
+        message.raw(&[family(address), width(address), 0, libc::RT_SCOPE_UNIVERSE]);
+        message.raw(&interface.to_ne_bytes());
+        message.address(libc::IFA_LOCAL, address);
+        message.address(libc::IFA_ADDRESS, address);
+        self.messages.push(message);
+    }
+
+    /// Takes the route to an address away again.
+    pub(super) fn no_route(&mut self, to: IpAddr) {
+        let mut message = Message::new(libc::RTM_DELROUTE, 0);
+        let anywhere = 255; // RT_SCOPE_NOWHERE matches every scope.
+        message.raw(&[family(to), width(to), 0, 0, libc::RT_TABLE_MAIN, 0, anywhere, 0]);
+        message.raw(&[0; 4]);
+        message.address(libc::RTA_DST, to);
+        self.messages.push(message);
+    }
+
     /// States the hardware address of a neighbour for good.
     pub(super) fn neighbour(&mut self, interface: u32, address: IpAddr, mac: [u8; 6]) {
         let mut message = Message::new(libc::RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL);

@@ -117,7 +117,7 @@ pub(super) fn send_raw(
     let packet = match shot.traffic {
         Traffic::Icmp => echo_request(shot.to, port, mark),
         Traffic::Protocol(_) => bare(mark),
-        Traffic::Sctp(to) => sctp_init(port, to, mark),
+        Traffic::Sctp(to) => sctp_init(port, to.get(), mark),
         Traffic::Tcp(_) | Traffic::Udp(_) => return None,
     };
     socket.send_to(&packet, SocketAddr::new(shot.to, 0)).err().as_ref().and_then(word)

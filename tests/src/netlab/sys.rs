@@ -4,11 +4,14 @@
     reason = "namespaces, raw sockets and epoll have no safe interface in the standard library"
 )]
 
+use alloc::ffi::CString;
 use core::net::SocketAddr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 /// Gives the calling thread a new network namespace.
@@ -30,6 +33,18 @@ fn unshare(what: libc::c_int) -> io::Result<()> {
 pub(super) fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers, and the descriptor is open for as long as it is borrowed.
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Gives the calling thread, and what it starts, a BPF file system on a directory, which nobody else sees.
+pub(super) fn mount_bpf(directory: &Path) -> io::Result<()> {
+    let path = CString::new(directory.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let (none, private) = (core::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+    unshare(libc::CLONE_NEWNS)?;
+    // SAFETY: every pointer is to a string that ends in zero, or is null where there is nothing to say.
+    check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) })?;
+    let kind = c"bpf".as_ptr();
+    // SAFETY: as above.
+    check(unsafe { libc::mount(kind, path.as_ptr(), kind, 0, none.cast()) }).map(drop)
 }
 
 /// Returns the real user and group of this process.
@@ -87,6 +102,53 @@ pub(super) fn raw_socket(address: SocketAddr, protocol: u8) -> io::Result<OwnedF
     set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &(4_i32 << 20))?;
     bind(&socket, address)?;
     Ok(socket)
+}
+
+/// Opens a non-blocking socket that sees whole frames that arrive on an interface, and sends such. Needs no address.
+pub(super) fn packet_socket(interface: u32) -> io::Result<File> {
+    const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+    let socket = open_socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
+    set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32)?;
+    long_queue(&socket)?;
+    let every = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET.cast_unsigned().try_into().unwrap_or(0),
+        sll_protocol: every.to_be(),
+        sll_ifindex: interface.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: `address` is a valid address of that length.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            length_of::<libc::sockaddr_ll>()?,
+        )
+    })?;
+    Ok(File::from(socket))
+}
+
+/// Opens a non-blocking raw socket that sends packets with the IP headers they come with.
+pub(super) fn header_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    open_socket(domain(address), libc::SOCK_RAW | libc::SOCK_NONBLOCK, libc::IPPROTO_RAW)
+}
+
+/// Opens a non-blocking raw socket that receives every packet of an IP protocol and family.
+pub(super) fn protocol_socket(address: SocketAddr, protocol: u8) -> io::Result<OwnedFd> {
+    let socket =
+        open_socket(domain(address), libc::SOCK_RAW | libc::SOCK_NONBLOCK, protocol.into())?;
+    long_queue(&socket)?;
+    Ok(socket)
+}
+
+/// Gives a socket room for many packets; in a user namespace, as much as is allowed.
+fn long_queue(socket: &OwnedFd) -> io::Result<()> {
+    let room = 64_i32 << 20;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &room)
+        .or_else(|_| set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &room))
 }
 
 /// Has a TCP connection end by a reset when its socket closes, so that nothing of it lingers.

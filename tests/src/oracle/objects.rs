@@ -9,7 +9,8 @@ use netpol_core::model::{
 };
 
 /// Returns the policed pod that owns `address` (NP-130..NP-141).
-pub(super) fn owner(cluster: &Cluster, address: IpAddr) -> Option<&Pod> {
+#[must_use]
+pub fn owner(cluster: &Cluster, address: IpAddr) -> Option<&Pod> {
     let mut best: Option<&Pod> = None;
     for pod in cluster.pods.values() {
         let finished = match pod.phase {

@@ -8,8 +8,19 @@
     reason = "test support"
 )]
 
+extern crate alloc;
+
+mod churn;
+mod drift;
+mod established;
 mod hairpin;
 mod hitless;
+mod killed;
+mod packets;
+mod planted;
+mod told;
+mod traffic;
+mod world;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -26,18 +37,25 @@ use netpol_ebpf::{EbpfDataplane, Kernel};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
+use churn::Amount;
+use established::Treating;
+
 /// How many labs run side by side: most of their time is waiting for silence.
 const LABS: usize = 4;
 
 /// Makes the dataplane under examination; each lab has its own.
 type Backend = fn() -> Box<dyn Dataplane + Send>;
 
+/// What a backend is held to beyond what every backend must do.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Offers {
+    /// Strict mode.
+    strict: bool,
+}
+
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr) => {
-        exam!($backend, $dataplane, kernel_test);
-    };
-    ($backend:ident, $dataplane:expr, $kernel_test:ident) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr, treats: $treats:expr, vandals: $vandals:expr) => {
         mod $backend {
             use super::*;
 
@@ -62,6 +80,60 @@ macro_rules! exam {
             }
 
             #[test]
+            fn crafted_packets_meet_the_verdict_of_the_oracle_in_the_kernel() {
+                $kernel_test(|| packets::holds(|| Box::new($dataplane), $offers, $packets));
+            }
+
+            #[test]
+            fn a_planted_bug_is_caught_by_crafted_packets() {
+                $kernel_test(|| packets::catches(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn under_load_no_packet_meets_anything_but_the_old_or_the_new_verdict_in_the_kernel() {
+                $kernel_test(|| churn::holds(|| Box::new($dataplane), $changes));
+            }
+
+            #[test]
+            fn whoever_applies_the_rules_may_be_killed_at_any_point_in_the_kernel() {
+                let victim = concat!(stringify!($backend), "::victim");
+                $kernel_test(|| killed::holds($survives, victim, $pins, $kills));
+            }
+
+            #[test]
+            fn open_connections_are_cut_or_kept_as_asked_in_the_kernel() {
+                $kernel_test(|| offered::<Treating>($treats, established::holds));
+            }
+
+            #[test]
+            fn open_connections_that_stay_allowed_lose_nothing_in_the_kernel() {
+                $kernel_test(|| offered::<Treating>($treats, established::lose_nothing));
+            }
+
+            #[test]
+            fn what_others_do_to_our_objects_is_found_and_made_good_in_the_kernel() {
+                $kernel_test(|| {
+                    drift::is_made_good($survives, $pins, stringify!($backend), $vandals);
+                });
+            }
+
+            #[test]
+            fn counters_tell_how_many_packets_each_cause_decided_on_in_the_kernel() {
+                $kernel_test(|| told::counts(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn denied_flows_are_told_with_their_cause_at_a_limited_rate_in_the_kernel() {
+                $kernel_test(|| told::denials(|| Box::new($dataplane)));
+            }
+
+            /// The process that is killed.
+            #[test]
+            fn victim() {
+                killed::victim($survives);
+            }
+
+            #[test]
             fn generated_clusters_hold_in_the_kernel() {
                 $kernel_test(|| generated_clusters(|| Box::new($dataplane)));
             }
@@ -69,10 +141,70 @@ macro_rules! exam {
     };
 }
 
-exam!(ebpf, ebpf(), bpf_test);
-exam!(nft, NftDataplane::new());
-exam!(iptables_nft, IptablesDataplane::with_variant(Variant::Nft));
-exam!(iptables_legacy, IptablesDataplane::with_variant(Variant::Legacy));
+exam!(
+    ebpf,
+    ebpf(),
+    bpf_test,
+    Offers { strict: false },
+    packets: 100_000,
+    changes: Amount { updates: 10_000, syncs: 500 },
+    survives: |pins| Box::new(ebpf().pinned(pins.join("netpol"))),
+    pins: true,
+    kills: 200,
+    treats: Some(|established| Box::new(ebpf().with_established(established))),
+    vandals: drift::EBPF
+);
+exam!(
+    nft,
+    NftDataplane::new(),
+    kernel_test,
+    Offers { strict: false },
+    packets: 200_000,
+    changes: Amount { updates: 10_000, syncs: 500 },
+    survives: |_| Box::new(NftDataplane::new()),
+    pins: false,
+    kills: 200,
+    treats: Some(|established| Box::new(NftDataplane::new().with_established(established))),
+    vandals: drift::NFT
+);
+exam!(
+    iptables_nft,
+    IptablesDataplane::with_variant(Variant::Nft),
+    kernel_test,
+    Offers { strict: true },
+    packets: 100_000,
+    changes: Amount { updates: 3000, syncs: 200 },
+    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
+    pins: false,
+    kills: 100,
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Nft).with_established(established))
+    }),
+    vandals: drift::IPTABLES_NFT
+);
+exam!(
+    iptables_legacy,
+    IptablesDataplane::with_variant(Variant::Legacy),
+    kernel_test,
+    Offers { strict: true },
+    packets: 100_000,
+    changes: Amount { updates: 3000, syncs: 200 },
+    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
+    pins: false,
+    kills: 100,
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Legacy).with_established(established))
+    }),
+    vandals: drift::IPTABLES_LEGACY
+);
+
+/// Runs what a backend offers, and says what it does not.
+fn offered<T>(what: Option<T>, holds: impl FnOnce(T)) {
+    match what {
+        Some(what) => holds(what),
+        None => eprintln!("NOT OFFERED by this backend: {}", core::any::type_name::<T>()),
+    }
+}
 
 /// A dataplane that need not ask the kernel what it is.
 fn ebpf() -> EbpfDataplane {

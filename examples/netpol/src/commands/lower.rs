@@ -9,15 +9,23 @@ use netpol_nft::Nft;
 
 use super::Session;
 use super::compile::compile_scope;
-use crate::cli::{BackendChoice, LowerArgs};
+use crate::cli::{BackendChoice, LowerArgs, TextOrJson};
 use crate::outcome::Outcome;
 
 pub(crate) fn run(session: Session, args: &LowerArgs) -> anyhow::Result<Outcome> {
     let ruleset = compile_scope(session, &args.input, &args.evaluation, args.node.as_deref())?;
-    let program = match args.backend {
-        BackendChoice::Nft => Nft::default().lower(&ruleset)?.to_string(),
-        BackendChoice::Iptables => Iptables::default().lower(&ruleset)?.to_string(),
-        BackendChoice::Ebpf => Ebpf::default().lower(&ruleset)?.to_string(),
+    let program = match (args.backend, args.output) {
+        (BackendChoice::Nft, TextOrJson::Text) => Nft::default().lower(&ruleset)?.to_string(),
+        (BackendChoice::Nft, TextOrJson::Json) => {
+            Nft::default().lower(&ruleset)?.to_json().to_string()
+        }
+        (BackendChoice::Iptables, TextOrJson::Text) => {
+            Iptables::default().lower(&ruleset)?.to_string()
+        }
+        (BackendChoice::Ebpf, TextOrJson::Text) => Ebpf::default().lower(&ruleset)?.to_string(),
+        (BackendChoice::Iptables | BackendChoice::Ebpf, TextOrJson::Json) => {
+            anyhow::bail!("`--output json` is for `--backend nft` alone")
+        }
     };
     let mut out = BufWriter::new(io::stdout().lock());
     out.write_all(program.as_bytes())?;

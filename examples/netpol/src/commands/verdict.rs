@@ -7,11 +7,11 @@ use std::io::{self, BufWriter, Read as _, Write as _};
 use anyhow::{Context as _, bail};
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Ruleset, Scope, Verdict};
+use netpol_text::flow_text::{EndText, FlowText};
 
 use super::Session;
 use crate::cli::{EvaluationArgs, TextOrJson, VerdictArgs};
 use crate::evaluate::{Judge, Judged};
-use crate::flow_text::{EndText, FlowText};
 use crate::input::{Input, settings};
 use crate::outcome::{Outcome, all_wrong};
 use crate::output::progress::Progress;

@@ -4,9 +4,9 @@ use core::net::IpAddr;
 
 use netpol_core::ir::Dialled;
 use netpol_core::model::{ObjectRef, Pod, Protocol, Service, ServicePort, ServiceType, TargetPort};
+use netpol_text::flow_text::ServiceText;
 
 use super::{End, ResolveError, Target, Targets, Wanted, address_end, named_port, pod_end};
-use crate::flow_text::ServiceText;
 use crate::input::{Input, list};
 
 pub(super) fn find<'a>(input: &'a Input, name: &ObjectRef) -> Result<&'a Service, ResolveError> {

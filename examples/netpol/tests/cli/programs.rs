@@ -71,6 +71,24 @@ fn lower_prints_a_table_of_the_node() {
 }
 
 #[test]
+fn lower_prints_json_of_nftables_and_of_nothing_else() {
+    let lower = |backend| {
+        let arguments =
+            ["lower", "-q", "-f", "-", "--node", "n1", "-o", "json", "--backend", backend];
+        netpol_with_stdin(&arguments, PAIR)
+    };
+    let run = lower("nft");
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let program: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let table = serde_json::json!({ "table": { "family": "inet", "name": "netpol" } });
+    assert_eq!(program["nftables"][0], table);
+    for backend in ["iptables", "ebpf"] {
+        let said = "[stderr]\nnetpol: `--output json` is for `--backend nft` alone\n[exit 2]\n";
+        assert_eq!(lower(backend).all(), said);
+    }
+}
+
+#[test]
 fn explain_says_which_rule_decided_and_what_came_nearest() {
     let flows = ["x/a -> x/b:80", "x/a -> x/b:81"];
     let run = netpol_with_stdin(&["explain", "-q", "-f", "-", flows[0], flows[1]], PAIR);

@@ -5,11 +5,11 @@ use std::io::{self, BufWriter, Write};
 
 use netpol_conformance::netlab::Privilege;
 use netpol_core::ir::{Family, Ruleset, Transport, Verdict};
+use netpol_text::json::verdict_name;
 use serde::Serialize;
 
 use super::{Observed, Trial};
 use crate::cli::BackendChoice;
-use crate::commands::verdict::report::verdict_name;
 use crate::evaluate::protocol_and_port;
 use crate::input::{Input, count};
 use crate::output::Style;

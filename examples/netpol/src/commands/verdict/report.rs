@@ -7,10 +7,11 @@ use netpol_core::explain::place;
 use netpol_core::ir::{
     Action, Direction, Family, Origin, PolicyKind, PolicyRef, Reason, Ruleset, Verdict,
 };
-use netpol_core::model::{Kind, Tier};
+use netpol_core::model::Tier;
+use netpol_text::json::{Policy, action_name, policy, reason_name, verdict_name};
 use serde::Serialize;
 
-use crate::evaluate::{Case, Judged, JudgedEnd, protocol_and_port, reason_name};
+use crate::evaluate::{Case, Judged, JudgedEnd, protocol_and_port};
 use crate::input::{Input, count, list};
 use crate::output::Style;
 use crate::resolve::EndKind;
@@ -201,14 +202,6 @@ pub(crate) struct Side {
 }
 
 #[derive(Serialize)]
-pub(crate) struct Policy {
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<String>,
-    name: String,
-}
-
-#[derive(Serialize)]
 pub(crate) struct End {
     #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<String>,
@@ -224,13 +217,6 @@ struct Backend {
     protocol: String,
     port: Option<u16>,
     verdict: &'static str,
-}
-
-pub(crate) const fn verdict_name(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allow => "allow",
-        Verdict::Deny => "deny",
-    }
 }
 
 pub(crate) fn end(end: &JudgedEnd) -> End {
@@ -255,15 +241,6 @@ pub(crate) fn families(case: &Case) -> BTreeMap<String, &'static str> {
         .flatten()
         .map(|(family, verdict)| (family.to_string(), verdict_name(verdict)))
         .collect()
-}
-
-pub(crate) fn policy(policy: &PolicyRef) -> Policy {
-    let namespace = &policy.object.namespace;
-    Policy {
-        kind: Kind::from(policy.kind).as_str(),
-        namespace: (!namespace.is_empty()).then(|| namespace.to_string()),
-        name: policy.object.name.to_string(),
-    }
 }
 
 fn side(input: &Input, ruleset: &Ruleset, case: &Case, direction: Direction) -> Side {
@@ -296,14 +273,6 @@ fn side(input: &Input, ruleset: &Ruleset, case: &Case, direction: Direction) -> 
         file: place.as_ref().and_then(|place| Some(place.source.file.as_ref()?.to_string())),
         line: place.map(|place| place.position.line).filter(|line| *line != 0),
         isolated_by,
-    }
-}
-
-pub(crate) const fn action_name(action: Action) -> &'static str {
-    match action {
-        Action::Accept => "accept",
-        Action::Deny => "deny",
-        Action::Pass => "pass",
     }
 }
 

@@ -1,0 +1,186 @@
+//! Changes under load: while thousands of deltas are carried out, no packet meets anything but the old verdict or the new
+//! one, open connections that stay allowed lose nothing, and at rest every verdict is the oracle's.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::env;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use netpol_conformance::netlab::Crowd;
+use netpol_core::backend::Updated;
+
+use super::Backend;
+use super::traffic::{History, Traffic};
+use super::world::{OWN, Temper, World};
+
+/// A rest is taken after so many changes.
+const UNTIL_REST: usize = 60;
+/// How long the changes may take in all, and which part of that is for the wild world.
+const SECONDS: u32 = 40;
+const WILD: u32 = 3;
+/// How long it goes on in a world where the backend has no deltas.
+const WITHOUT_DELTAS: Duration = Duration::from_secs(10);
+/// The part of the changes that must have been made however slow the machine is.
+const AT_LEAST: usize = 200;
+
+/// Two backends at once would count each other's time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// How much is changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Amount {
+    pub(super) updates: usize,
+    pub(super) syncs: usize,
+}
+
+#[derive(Debug, Default)]
+struct Made {
+    updates: usize,
+    by_sync: usize,
+    syncs: usize,
+    rests: usize,
+    /// How long all deltas and all syncs took.
+    took: [Duration; 2],
+}
+
+pub(super) fn holds(backend: Backend, amount: Amount) {
+    let number = |name, otherwise| env::var(name).map_or(otherwise, |text| text.parse().unwrap());
+    let (seed, seconds) = (number("NETPOL_SEED", 1), number("NETPOL_SECONDS", SECONDS));
+    eprintln!("change under load: NETPOL_SEED={seed} NETPOL_SECONDS={seconds}");
+    let time = Duration::from_secs(seconds.into());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let begun = Instant::now();
+    let wild = in_world(backend, seed.into(), Temper::Wild, time / WILD, amount);
+    let left = Amount {
+        updates: amount.updates.saturating_sub(wild.updates),
+        syncs: amount.syncs.saturating_sub(wild.syncs),
+    };
+    let calm = in_world(backend, seed.into(), Temper::Calm, time - begun.elapsed().min(time), left);
+    let (updates, syncs) = (wild.updates + calm.updates, wild.syncs + calm.syncs);
+    if updates < amount.updates || syncs < amount.syncs {
+        eprintln!(
+            "OUT OF TIME: {updates} of {} updates ({} by sync), {syncs} of {} syncs in {seconds} s; \
+             NETPOL_SECONDS gives more",
+            amount.updates,
+            wild.by_sync + calm.by_sync,
+            amount.syncs
+        );
+    }
+    assert!(updates >= amount.updates / AT_LEAST, "only {updates} updates");
+}
+
+/// Makes changes in a world of a temper until there are enough or the time is over.
+fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount: Amount) -> Made {
+    let mut world = World::new(seed, 1500, temper);
+    let flows = world.flows.clone();
+    let mut crowd = Crowd::build().unwrap();
+    let own = OWN.map(|address| address.parse().unwrap()).into();
+    crowd.settle(own, World::pod_addresses()).unwrap();
+    let mut dataplane = backend();
+    crowd.in_node(|| dataplane.sync(world.ruleset())).unwrap().unwrap();
+    crowd.forget_after(3).unwrap();
+    let history = History::new(world.verdicts());
+    let mut traffic = Traffic::new(&crowd, &flows, &history);
+    let ended = AtomicBool::new(false);
+    let begun = Instant::now();
+    let (rest, rests) = mpsc::channel::<Vec<bool>>();
+    let (rested, resume) = mpsc::channel::<()>();
+    let made = thread::scope(|scope| {
+        let (crowd, history, ended) = (&crowd, &history, &ended);
+        let (world, dataplane) = (&mut world, &mut dataplane);
+        let changes = scope.spawn(move || {
+            let _ending = Ending(ended);
+            let change = move || {
+                let mut made = Made::default();
+                let is_done = |made: &Made| {
+                    let took = begun.elapsed();
+                    (made.updates >= amount.updates && made.syncs >= amount.syncs)
+                        || took > time
+                        || (made.by_sync * 10 > made.updates * 9 && took > WITHOUT_DELTAS)
+                };
+                // Of so many changes one is a sync.
+                let each = (amount.updates + amount.syncs) / amount.syncs.max(1);
+                while !is_done(&made) {
+                    let (_, delta) = world.change();
+                    history.begin(world.verdicts());
+                    let asked = Instant::now();
+                    let mut way = 1;
+                    // Where syncs are slow, the time is for the deltas.
+                    let is_turn = (made.updates + made.syncs) % each == each - 1;
+                    if is_turn && (made.syncs == 0 || made.took[1] < begun.elapsed() * 2 / 5) {
+                        dataplane.sync(world.ruleset()).unwrap();
+                        made.syncs += 1;
+                    } else {
+                        let how = dataplane.update(world.ruleset(), &delta).unwrap();
+                        made.updates += 1;
+                        way = usize::from(how == Updated::BySync);
+                        made.by_sync += way;
+                    }
+                    made.took[way] += asked.elapsed();
+                    history.complete();
+                    if (made.updates + made.syncs) % UNTIL_REST == 0 {
+                        let oracle = world.oracle();
+                        assert_eq!(oracle, world.verdicts(), "the engine and the oracle differ");
+                        rest.send(oracle).unwrap();
+                        resume.recv().unwrap();
+                        made.rests += 1;
+                    }
+                }
+                made
+            };
+            crowd.in_node(change).unwrap()
+        });
+        while !ended.load(Ordering::SeqCst) {
+            match rests.try_recv() {
+                Ok(verdicts) => {
+                    traffic.check_all(&verdicts);
+                    rested.send(()).unwrap();
+                }
+                Err(_) => {
+                    traffic.burst();
+                    // Leaves the machine to those who change the rules.
+                    thread::sleep(Duration::from_micros(500));
+                }
+            }
+        }
+        changes.join().unwrap()
+    });
+    crowd.in_node(|| dataplane.remove()).unwrap().unwrap();
+    let tally = &traffic.tally;
+    let mean = |time: Duration, count: usize| time / u32::try_from(count.max(1)).unwrap();
+    eprintln!(
+        "{temper:?}: a delta took {:?}, a sync {:?}",
+        mean(made.took[0], made.updates - made.by_sync),
+        mean(made.took[1], made.by_sync + made.syncs)
+    );
+    eprintln!(
+        "{temper:?}: {} updates ({} by sync), {} syncs, {} rests in {:?}: {} packets judged, {} of them denied, {} of \
+         open connections ({} answers), {} either way, {} wrong",
+        made.updates,
+        made.by_sync,
+        made.syncs,
+        made.rests,
+        begun.elapsed(),
+        tally.judged,
+        tally.denied,
+        tally.of_connections,
+        tally.answers,
+        tally.either,
+        tally.wrong.len()
+    );
+    let wrong: Vec<_> = tally.wrong.iter().take(20).cloned().collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(tally.judged > 2000 && tally.denied > 100 && tally.answers > 100, "{tally:?}");
+    made
+}
+
+/// Tells that the changes have ended, also where they ended by a panic.
+pub(super) struct Ending<'a>(pub(super) &'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
