@@ -74,10 +74,10 @@ impl Place {
         match (self.side, self.way) {
             (Side::Egress, Way::Opening) => "NETPOL-EGRESS",
             (Side::Ingress, Way::Opening) => "NETPOL-INGRESS",
-            (Side::Node, Way::Opening) => "NETPOL-NODE",
+            // What the node sends is not judged (NP-125), answers neither.
+            (Side::Node, Way::Opening | Way::Answer) => "NETPOL-NODE",
             (Side::Egress, Way::Answer) => "NETPOL-EGRESS-ANSWERS",
             (Side::Ingress, Way::Answer) => "NETPOL-INGRESS-ANSWERS",
-            (Side::Node, Way::Answer) => "NETPOL-NODE-ANSWERS",
         }
     }
 
@@ -86,10 +86,9 @@ impl Place {
         match (self.side, self.way) {
             (Side::Egress, Way::Opening) => "E",
             (Side::Ingress, Way::Opening) => "I",
-            (Side::Node, Way::Opening) => "N",
+            (Side::Node, Way::Opening | Way::Answer) => "N",
             (Side::Egress, Way::Answer) => "EA",
             (Side::Ingress, Way::Answer) => "IA",
-            (Side::Node, Way::Answer) => "NA",
         }
     }
 
