@@ -28,7 +28,6 @@ impl Builder<'_> {
     /// Lowers everything of one family.
     pub(super) fn filter(&mut self, family: Family) -> Result<Filter, LowerError> {
         self.family = family;
-        self.entries.clear();
         let recheck = self.options.established == Established::Recheck;
         let forward =
             self.judgement(&FORWARD, Way::Opening, Hook::Forward, Hook::Forward.chain())?;
