@@ -203,19 +203,20 @@ impl Stage {
                 oracle::allowed(&self.cluster, Settings::default(), &talk.flow) == Verdict::Allow;
             let stays = allowed || established == Established::Keep;
             let seen = talk.connection.exchange(if stays { PATIENCE } else { SILENCE });
-            // What the node itself sends is never judged (NP-125); the pod's answer to it is.
+            // What the node itself sends is never judged (NP-125), so it may still arrive; the answer to it may not.
             let is_node = OWN.contains(&talk.flow.destination.to_string().as_str());
-            let must = match (stays, is_node && talk.turned) {
-                (true, _) => Observation::Passed,
-                (false, true) => Observation::AnswerLost,
-                (false, false) => Observation::TimedOut,
+            let is_right = match (stays, is_node && talk.turned) {
+                (true, _) => seen == Observation::Passed,
+                (false, true) => seen != Observation::Passed,
+                (false, false) => seen == Observation::TimedOut,
             };
+            let must = if stays { "pass" } else { "be cut" };
             let wrong = format!(
-                "{} ({}): {seen}, not {must}",
+                "{} ({}) must {must}: {seen}",
                 talk.flow,
                 if talk.turned { "the server speaks" } else { "the client speaks" }
             );
-            (!allowed, (seen != must).then_some(wrong))
+            (!allowed, (!is_right).then_some(wrong))
         };
         let seen: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> =
