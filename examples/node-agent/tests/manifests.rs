@@ -209,3 +209,31 @@ fn the_daemon_set_asks_for_no_more_than_it_needs() {
         assert_eq!(capabilities.add, Some(vec!["NET_ADMIN".to_owned()]));
     }
 }
+
+#[test]
+fn strict_mode_without_pod_ranges_is_refused_with_a_word_on_what_to_do() {
+    let server = ApiServer::start(Options::default()).unwrap();
+    let kubeconfig = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("strict.kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", server.address()) } }],
+        "users": [{ "name": "test", "user": {} }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+    });
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let told = || {
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_netpol-agent"));
+        agent.args(["--node-name", "n", "--strict", "--dry-run", "--once", "--socket", ""]);
+        let output = agent.arg("--kubeconfig").arg(&kubeconfig).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = told();
+    assert!(text.contains("`--strict` needs `--pod-cidr`: there is no node `n` to ask"), "{text}");
+    server.put(&json!({ "kind": "Node", "metadata": { "name": "n" } })).unwrap();
+    let text = told();
+    assert!(
+        text.contains("`--strict` needs `--pod-cidr`: node `n` has no spec.podCIDRs"),
+        "{text}"
+    );
+}
