@@ -439,7 +439,7 @@ fn updates_lead_where_a_sync_would_and_the_kernel_holds_just_that() {
             dataplane.remove().unwrap();
             assert_nothing_of_ours();
         }
-        assert!(ways[0] > 60 && ways[1] < 10, "{ways:?}");
+        assert!(ways[0] > 30 && ways[1] < 10, "{ways:?}");
     });
 }
 
