@@ -176,7 +176,7 @@ fn one_policy() {
         }
         let theirs = median(theirs);
         println!(
-            "| {policies} | {ours:.0?} | {how:?} | {theirs:.0?} | {:.2} |",
+            "| {policies} | {ours:.2?} | {how:?} | {theirs:.2?} | {:.2} |",
             ratio(ours, theirs)
         );
     }
