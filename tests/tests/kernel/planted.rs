@@ -102,7 +102,7 @@ impl Dataplane for Planted {
         self.synced += 1;
         match self.bug {
             Bug::StandsStill if self.synced > 1 => return Ok(()),
-            Bug::ForgetsChanges if self.synced % 3 == 0 => return Ok(()),
+            Bug::ForgetsChanges if self.synced.is_multiple_of(3) => return Ok(()),
             Bug::OpensInBetween => self.inner.remove()?,
             Bug::StandsStill
             | Bug::ForgetsChanges
