@@ -12,10 +12,11 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use netpol_conformance::workload::{self, MEDIUM, MINIMAL, Profile};
-use netpol_core::backend::{Backend as _, Dataplane as _};
+use netpol_core::backend::{Backend as _, Dataplane as _, Updated};
 use netpol_core::compile::{Options, compile};
+use netpol_core::engine::{Engine, Event};
 use netpol_core::ir::{Family, Ruleset, Scope};
-use netpol_core::model::Cluster;
+use netpol_core::model::{Cluster, Pod};
 use netpol_iptables::{Iptables, IptablesDataplane, RestoreInput, Variant};
 
 /// How often each figure is taken; the best counts, since noise only adds.
@@ -71,9 +72,59 @@ fn measure(name: &str, pods: usize, policies: usize, profile: Profile) {
         let ((), change) = best(|| sync(&ruleset), || sync(&changed));
         remove();
         println!(
-            "  {variant:?}: restore commands {bare:?}, sync {full:?}, nothing changed {same:?}, one policy {change:?}"
+            "  {variant:?}: restore commands {bare:?}, sync {full:?} ({:.2}), nothing changed {same:?}, one policy by sync \
+             {change:?}",
+            full.as_secs_f64() / bare.as_secs_f64(),
         );
+        updates(variant, pods, policies, profile, &options);
+        remove();
     }
+}
+
+/// What deltas cost: a peer that comes and goes, a pod of the node that comes and goes, a policy that comes and goes.
+fn updates(variant: Variant, pods: usize, policies: usize, profile: Profile, options: &Options) {
+    let cluster = workload::cluster(pods, policies, profile);
+    let mut engine = Engine::new(options.clone());
+    let objects = netpol_conformance::events::puts(&cluster);
+    engine.apply_batch(objects.into_iter().chain([Event::InSync]));
+    let mut dataplane = IptablesDataplane::with_variant(variant);
+    dataplane.sync(engine.snapshot()).unwrap();
+    let Scope::Node(node) = options.scope.clone() else { return };
+    let mut measured = |name: &str, events: Vec<[Event; 2]>| {
+        let mut times: Vec<Duration> = Vec::new();
+        let mut by_sync = 0;
+        for event in events.into_iter().flatten() {
+            let delta = engine.apply(event);
+            if delta.is_empty() {
+                continue;
+            }
+            let begun = Instant::now();
+            let how = dataplane.update(engine.snapshot(), &delta).unwrap();
+            times.push(begun.elapsed());
+            by_sync += usize::from(how == Updated::BySync);
+        }
+        times.sort_unstable();
+        let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
+        println!(
+            "    {name}: median {:?}, best {:?}, 90 % {:?} of {}, {by_sync} by sync",
+            at(50),
+            at(0),
+            at(90),
+            times.len()
+        );
+    };
+    let again = |pod: &Pod| [Event::DeletePod(pod.meta.object.clone()), Event::PutPod(pod.clone())];
+    let remote = cluster.pods.values().filter(|pod| pod.node.as_ref() != Some(&node));
+    measured("a remote pod goes or comes", remote.take(400).map(again).collect());
+    let local = cluster.pods.values().filter(|pod| pod.node.as_ref() == Some(&node));
+    measured("a local pod goes or comes", local.take(40).map(again).collect());
+    let policies = cluster.network_policies.values().map(|policy| {
+        let object = policy.meta.object.clone();
+        [Event::DeleteNetworkPolicy(object), Event::PutNetworkPolicy(policy.clone())]
+    });
+    measured("a policy goes or comes", policies.take(300).collect());
+    let drift = dataplane.verify(engine.snapshot()).unwrap();
+    assert!(drift.is_empty(), "{drift:?}");
 }
 
 /// The node with the most distinct policy results.
