@@ -41,7 +41,8 @@ pub(super) const NFT: &[Vandal] = &[
     ),
     (
         "empties a set",
-        "s=$(nft -t list table inet netpol | sed -n 's/^\tset \\(s[0-9a-f-]*-4\\) {/\\1/p' | tail -1); [ \"$s\" ] && nft flush set inet netpol $s",
+        "for s in $(nft -t list table inet netpol | sed -n 's/^\tset \\(s[0-9a-f-]*-4\\) {/\\1/p'); do \
+         nft list set inet netpol $s | grep -q elements && nft flush set inet netpol $s && exit 0; done; exit 1",
         AtOnce,
     ),
 ];
