@@ -158,7 +158,7 @@ exam!(
     nft,
     NftDataplane::new(),
     kernel_test,
-    Offers { strict: false },
+    Offers { strict: true },
     packets: 200_000,
     changes: Amount { updates: 10_000, syncs: 500 },
     survives: |_| Box::new(NftDataplane::new()),
