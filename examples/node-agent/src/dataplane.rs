@@ -67,7 +67,7 @@ fn of(chosen: Chosen, args: &DataplaneArgs) -> anyhow::Result<Box<dyn Dataplane>
             let dataplane = EbpfDataplane::new(Ebpf::default()).pinned(&args.ebpf_pins);
             Box::new(dataplane.with_established(established))
         }
-        Chosen::Iptables => Box::new(IptablesDataplane::new()),
+        Chosen::Iptables => Box::new(IptablesDataplane::new().with_established(established)),
         Chosen::Nft => Box::new(NftDataplane::new().with_established(established)),
     })
 }

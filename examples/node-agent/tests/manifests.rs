@@ -2,6 +2,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
     clippy::wildcard_enum_match_arm,
     reason = "test support"
 )]
@@ -26,8 +28,9 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy")
 }
 
+/// Reads a file of the base, or of an overlay beside it.
 fn read(name: &str) -> Value {
-    let text = fs::read_to_string(folder().join(name)).unwrap();
+    let text = fs::read_to_string(folder().join("base").join(name)).unwrap();
     let mut events = Parser::new_from_str(&text);
     loop {
         match next(&mut events) {
@@ -124,7 +127,7 @@ fn every_manifest_is_an_object_of_the_api_and_part_of_the_kustomization() {
         .iter()
         .map(|name| name.as_str().unwrap().to_owned())
         .collect();
-    let there: BTreeSet<String> = fs::read_dir(folder())
+    let there: BTreeSet<String> = fs::read_dir(folder().join("base"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name != "kustomization.yaml")
@@ -208,4 +211,71 @@ fn the_daemon_set_asks_for_no_more_than_it_needs() {
         assert_eq!(capabilities.drop, Some(vec!["ALL".to_owned()]));
         assert_eq!(capabilities.add, Some(vec!["NET_ADMIN".to_owned()]));
     }
+}
+
+#[test]
+fn each_overlay_adds_what_its_backend_needs_and_nothing_else() {
+    for (backend, capabilities, mount) in [
+        ("ebpf", ["BPF", "NET_ADMIN", "PERFMON"].as_slice(), "/sys/fs/bpf"),
+        ("iptables", ["NET_ADMIN", "NET_RAW"].as_slice(), "/run/xtables.lock"),
+    ] {
+        let patch: DaemonSet = object(&format!("../{backend}/daemon-set.yaml"));
+        let pod = patch.spec.unwrap().template.spec.unwrap();
+        let [container] = pod.containers.try_into().unwrap();
+        let environment = container.env.unwrap();
+        assert_eq!(environment[0].value.as_deref(), Some(backend));
+        let security = container.security_context.unwrap();
+        assert_eq!(security.privileged, None);
+        assert_eq!(security.capabilities.unwrap().add.unwrap(), capabilities);
+        let mounts: Vec<String> =
+            container.volume_mounts.unwrap().into_iter().map(|mount| mount.mount_path).collect();
+        assert_eq!(mounts, [mount]);
+        let paths: Vec<String> =
+            pod.volumes.unwrap().into_iter().map(|volume| volume.host_path.unwrap().path).collect();
+        assert_eq!(paths, [mount]);
+    }
+}
+
+#[test]
+fn kubectl_builds_the_base_and_every_overlay() {
+    for name in ["base", "ebpf", "iptables"] {
+        let output = Command::new("kubectl").arg("kustomize").arg(folder().join(name)).output();
+        let Ok(output) = output else {
+            eprintln!("DID NOT RUN: there is no kubectl");
+            return;
+        };
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.matches("\nkind: ").count(), 4, "{name}: {text}");
+        // What the base drops, no overlay brings back.
+        assert!(text.contains("readOnlyRootFilesystem: true") && !text.contains("privileged:"));
+    }
+}
+
+#[test]
+fn strict_mode_without_pod_ranges_is_refused_with_a_word_on_what_to_do() {
+    let server = ApiServer::start(Options::default()).unwrap();
+    let kubeconfig = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("strict.kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", server.address()) } }],
+        "users": [{ "name": "test", "user": {} }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+    });
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let told = || {
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_netpol-agent"));
+        agent.args(["--node-name", "n", "--strict", "--dry-run", "--once", "--socket", ""]);
+        let output = agent.arg("--kubeconfig").arg(&kubeconfig).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = told();
+    assert!(text.contains("`--strict` needs `--pod-cidr`: there is no node `n` to ask"), "{text}");
+    server.put(&json!({ "kind": "Node", "metadata": { "name": "n" } })).unwrap();
+    let text = told();
+    assert!(
+        text.contains("`--strict` needs `--pod-cidr`: node `n` has no spec.podCIDRs"),
+        "{text}"
+    );
 }

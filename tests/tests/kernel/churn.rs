@@ -9,9 +9,10 @@ use std::thread;
 use std::time::Instant;
 
 use netpol_conformance::netlab::Crowd;
-use netpol_core::backend::Updated;
+use netpol_core::backend::{Dataplane, Updated};
 
 use super::Backend;
+use super::planted::{Bug, Planted};
 use super::traffic::{History, Traffic};
 use super::world::{OWN, Temper, World};
 
@@ -52,12 +53,15 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
     let time = Duration::from_secs(seconds.into());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let begun = Instant::now();
-    let wild = in_world(backend, seed.into(), Temper::Wild, time / WILD, amount);
+    let (wild, wrong) = in_world(backend(), seed.into(), Temper::Wild, time / WILD, amount);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let left = Amount {
         updates: amount.updates.saturating_sub(wild.updates),
         syncs: amount.syncs.saturating_sub(wild.syncs),
     };
-    let calm = in_world(backend, seed.into(), Temper::Calm, time - begun.elapsed().min(time), left);
+    let time = time - begun.elapsed().min(time);
+    let (calm, wrong) = in_world(backend(), seed.into(), Temper::Calm, time, left);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let (updates, syncs) = (wild.updates + calm.updates, wild.syncs + calm.syncs);
     if updates < amount.updates || syncs < amount.syncs {
         eprintln!(
@@ -71,14 +75,30 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
     assert!(updates >= amount.updates / AT_LEAST, "only {updates} updates");
 }
 
-/// Makes changes in a world of a temper until there are enough or the time is over.
-fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount: Amount) -> Made {
+/// Plants bugs that show only while something changes, and expects each to be caught.
+pub(super) fn catches(backend: Backend) {
+    let time = Duration::from_secs(10);
+    for bug in [Bug::OpensInBetween, Bug::ForgetsChanges] {
+        let planted = Box::new(Planted::new(backend(), bug));
+        let amount = Amount { updates: 60, syncs: 3 };
+        let (_, wrong) = in_world(planted, 1, Temper::Wild, time, amount);
+        assert!(!wrong.is_empty(), "{bug:?} was not caught");
+    }
+}
+
+/// Makes changes in a world of a temper until there are enough or the time is over. Returns what was wrong, too.
+fn in_world(
+    mut dataplane: Box<dyn Dataplane + Send>,
+    seed: u64,
+    temper: Temper,
+    time: Duration,
+    amount: Amount,
+) -> (Made, Vec<String>) {
     let mut world = World::new(seed, 1500, temper);
     let flows = world.flows.clone();
     let mut crowd = Crowd::build().unwrap();
     let own = OWN.map(|address| address.parse().unwrap()).into();
     crowd.settle(own, World::pod_addresses()).unwrap();
-    let mut dataplane = backend();
     crowd.in_node(|| dataplane.sync(world.ruleset())).unwrap().unwrap();
     crowd.forget_after(3).unwrap();
     let history = History::new(world.verdicts());
@@ -170,10 +190,8 @@ fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount:
         tally.either,
         tally.wrong.len()
     );
-    let wrong: Vec<_> = tally.wrong.iter().take(20).cloned().collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(tally.judged > 2000 && tally.denied > 100 && tally.answers > 100, "{tally:?}");
-    made
+    (made, tally.wrong.iter().take(20).cloned().collect())
 }
 
 /// Tells that the changes have ended, also where they ended by a panic.

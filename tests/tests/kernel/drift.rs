@@ -41,7 +41,7 @@ pub(super) const NFT: &[Vandal] = &[
     ),
     (
         "empties a set",
-        "s=$(nft -t list table inet netpol | sed -n 's/^\tset \\(s[0-9a-f-]*-4\\) {/\\1/p' | tail -1); [ \"$s\" ] && nft flush set inet netpol $s",
+        "for s in $(nft -t list table inet netpol | sed -n 's/^\tset \\([^ ]*\\) {/\\1/p'); do nft list set inet netpol $s | grep -q elements && nft flush set inet netpol $s && exit 0; done; exit 1",
         AtOnce,
     ),
 ];
@@ -155,7 +155,8 @@ pub(super) fn is_made_good(new: Surviving, pins: bool, name: &str, vandals: &[Va
             }
             if let Some(drift) = drift(dataplane, ruleset) {
                 assert!(!drift.is_empty(), "{what}: not found");
-                eprintln!("{name}: {what}: {}", drift[0]);
+                let drift: Vec<_> = drift.iter().map(ToString::to_string).collect();
+                eprintln!("{name}: somebody {what}: {}", drift.join(", "));
                 found += 1;
             }
             dataplane.sync(ruleset).unwrap();

@@ -134,6 +134,11 @@ macro_rules! exam {
             }
 
             #[test]
+            fn a_planted_bug_is_caught_under_load() {
+                $kernel_test(|| churn::catches(|| Box::new($dataplane)));
+            }
+
+            #[test]
             fn generated_clusters_hold_in_the_kernel() {
                 $kernel_test(|| generated_clusters(|| Box::new($dataplane)));
             }
@@ -145,7 +150,7 @@ exam!(
     ebpf,
     ebpf(),
     bpf_test,
-    Offers { strict: false },
+    Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 10_000, syncs: 500 },
     survives: |pins| Box::new(ebpf().pinned(pins.join("netpol"))),
@@ -158,7 +163,7 @@ exam!(
     nft,
     NftDataplane::new(),
     kernel_test,
-    Offers { strict: false },
+    Offers { strict: true },
     packets: 200_000,
     changes: Amount { updates: 10_000, syncs: 500 },
     survives: |_| Box::new(NftDataplane::new()),

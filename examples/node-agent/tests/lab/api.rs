@@ -15,6 +15,7 @@ pub(crate) fn node(node: &Node) -> Value {
         .collect();
     json!({
         "kind": "Node", "metadata": { "name": &**node.name(), "labels": labels(&node.meta.labels) },
+        "spec": { "podCIDRs": node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>() },
         "status": { "addresses": addresses },
     })
 }

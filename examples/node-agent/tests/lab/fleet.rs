@@ -14,6 +14,7 @@ use std::time::Instant;
 use netpol_conformance::api_server::{ApiServer, Options};
 use netpol_conformance::cases::e2e::{Change, Step};
 use netpol_conformance::exam::{Exam, Report};
+use netpol_conformance::netlab::{Observation, Probe};
 use netpol_core::ir::{Flow, Settings};
 use netpol_core::model::{Cluster, ObjectRef, Pod};
 use netpol_k8s::manifest::{ReadOptions, read_str};
@@ -204,6 +205,12 @@ impl Fleet {
         self.exam.ask(&self.cluster, flows).unwrap()
     }
 
+    /// Sends probes as they are, whatever the policies say.
+    pub(crate) fn probe(&self, probes: &[Probe]) -> Vec<Observation> {
+        let _starting = STARTING.read();
+        self.exam.lab().probe(probes).unwrap()
+    }
+
     /// Waits until packets do what they must.
     pub(crate) fn until_right(&self, what: &str, flows: &[Flow]) -> Report {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -249,6 +256,16 @@ impl Fleet {
                 "{path} never says {what}:\n{text}\n{}",
                 self.logs()
             );
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until an agent has written something.
+    pub(crate) fn until_logs(&self, agent: usize, what: &str) {
+        let path = self.folder.join(format!("{}.log", self.agents[agent].node));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !fs::read_to_string(&path).unwrap().contains(what) {
+            assert!(Instant::now() < deadline, "never wrote {what}\n{}", self.logs());
             std::thread::yield_now();
         }
     }
