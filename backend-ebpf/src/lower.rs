@@ -235,7 +235,9 @@ impl Lowering {
         });
         image.hosts = exact.collect();
         let mut others: BTreeSet<IpAddr> = self.singles.clone();
-        others.extend(self.image.topology.pods.keys());
+        // In strict mode every pod has a number.
+        let numbered = self.endpoints.values().filter(|bound| bound.number != 0);
+        others.extend(numbered.flat_map(|bound| &bound.addresses));
         if self.image.is_strict() {
             others.extend(self.image.topology.nodes.values().flatten());
         }

@@ -17,14 +17,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use netpol_conformance::events::puts;
 use netpol_conformance::generate::Random;
 use netpol_conformance::netlab::{
     Connection, End, Lab, Observation, Patience, Plan, PlannedNode, PlannedPod, Probe, Traffic,
 };
 use netpol_core::backend::Dataplane as _;
 use netpol_core::compile::{Options, compile};
+use netpol_core::engine::{Engine, Event};
 use netpol_core::ir::{Ruleset, Scope, Settings};
-use netpol_core::model::ObjectRef;
+use netpol_core::model::{Cluster, ObjectRef};
 use netpol_ebpf::{Ebpf, EbpfDataplane, Established, Kernel, Limits};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
@@ -46,8 +48,8 @@ fn lab() -> Lab {
     .unwrap()
 }
 
-/// The ruleset in which only `from` may reach `b`, and there only these TCP and UDP ports.
-fn only(from: &str, ports: &[u16]) -> Ruleset {
+/// The objects by which only `from` may reach `b`, and there only these TCP and UDP ports.
+fn objects(from: &str, ports: &[u16]) -> Cluster {
     let ports = ports.iter().flat_map(|port| {
         ["TCP", "UDP"].map(|protocol| format!("{{protocol: {protocol}, port: {port}}}"))
     });
@@ -69,13 +71,20 @@ fn only(from: &str, ports: &[u16]) -> Ruleset {
         pod("a", "10.1.0.1", 1),
         pod("b", "10.1.0.2", 2),
     );
-    let manifests = read_str("p.yaml", &text, &ReadOptions::default()).expect("good manifests");
-    let options = Options {
+    read_str("p.yaml", &text, &ReadOptions::default()).expect("good manifests").cluster
+}
+
+fn on_node() -> Options {
+    Options {
         scope: Scope::Node("node".into()),
         settings: Settings::default(),
         ..Options::default()
-    };
-    compile(&manifests.cluster, &options).ruleset
+    }
+}
+
+/// The ruleset in which only `from` may reach `b`, and there only these TCP and UDP ports.
+fn only(from: &str, ports: &[u16]) -> Ruleset {
+    compile(&objects(from, ports), &on_node()).ruleset
 }
 
 fn a() -> End {
@@ -346,16 +355,28 @@ fn pinned_rules_outlive_the_process_and_are_taken_over() {
 const VICTIM: &str = "NETPOL_EBPF_VICTIM";
 
 fn in_turn() -> [Ruleset; 2] {
-    [only("a", &[80, 81, 85]), only("a", &[80, 83, 84, 85])]
+    in_turn_objects().map(|cluster| compile(&cluster, &on_node()).ruleset)
 }
 
-/// The process that is killed: it syncs until then.
+fn in_turn_objects() -> [Cluster; 2] {
+    [objects("a", &[80, 81, 85]), objects("a", &[80, 83, 84, 85])]
+}
+
+/// The process that is killed: it syncs and updates until then.
 #[test]
 fn victim() {
     let Some(directory) = std::env::var_os(VICTIM) else { return };
     let mut dataplane = EbpfDataplane::default().pinned(directory);
-    for ruleset in in_turn().iter().cycle() {
-        dataplane.sync(ruleset).unwrap();
+    let mut engine = Engine::new(on_node());
+    engine.apply(Event::InSync);
+    let states = in_turn_objects().map(|cluster| puts(&cluster));
+    engine.apply_batch(states[0].iter().cloned());
+    for round in 0_u64.. {
+        dataplane.sync(engine.snapshot()).unwrap();
+        for state in states.iter().rev().cycle().take(usize::try_from(round % 4).unwrap()) {
+            let delta = engine.apply_batch(state.iter().cloned());
+            dataplane.update(engine.snapshot(), &delta).unwrap();
+        }
     }
 }
 
@@ -390,7 +411,8 @@ fn a_process_may_be_killed_at_any_point() {
                 let tcp = Traffic::Tcp(port(number));
                 [4, 6].map(|family| Probe { from: a(), to: b(family), traffic: tcp })
             };
-            let seen = lab.probe(&[probe(85), probe(82)].concat()).unwrap();
+            let patience = Patience { timeout: Duration::from_millis(200), repeats: 2 };
+            let seen = lab.probe_with(&[probe(85), probe(82)].concat(), patience).unwrap();
             let (passed, timed_out) = (Observation::Passed, Observation::TimedOut);
             assert_eq!(seen, [passed, passed, timed_out, timed_out]);
         };
@@ -399,11 +421,11 @@ fn a_process_may_be_killed_at_any_point() {
             if round % 2 == 0 {
                 // From nothing: whatever is left, the next process takes over.
                 lab.in_node("node", || new().remove()).unwrap().unwrap();
-                kill(Duration::from_millis(u64::try_from(random.below(600)).unwrap()));
+                kill(Duration::from_millis(u64::try_from(random.below(250)).unwrap()));
                 sync(&lab, &mut new(), &in_turn()[0]);
             } else {
                 // In the middle of changes: enforcement goes on by itself.
-                kill(Duration::from_millis(u64::try_from(random.below(600)).unwrap()));
+                kill(Duration::from_millis(u64::try_from(random.below(250)).unwrap()));
             }
             check();
         }

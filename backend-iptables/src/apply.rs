@@ -16,6 +16,8 @@ mod process;
 mod report;
 mod rules;
 mod sets;
+#[cfg(all(test, feature = "kernel-tests"))]
+mod tests;
 mod variant;
 
 use alloc::borrow::ToOwned as _;
@@ -55,7 +57,18 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub struct IptablesDataplane {
     variant: Option<Variant>,
     options: Iptables,
+    patience: Patience,
     home: Option<Home>,
+}
+
+/// How long others may hold the lock of the packet filter, in seconds.
+#[derive(Clone, Copy, Debug)]
+struct Patience(u16);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(10)
+    }
 }
 
 /// What belongs to one network namespace.
@@ -64,6 +77,7 @@ struct Home {
     /// Which one.
     namespace: (u64, u64),
     variant: Variant,
+    patience: Patience,
     /// Whether the other variant was found free of ours.
     alone: bool,
     ipset: Ipset,
@@ -100,12 +114,23 @@ impl IptablesDataplane {
         self.with_options(options)
     }
 
+    /// Says how many seconds a change of rules waits while others hold the lock of the packet filter (by default 10); then
+    /// it is refused, and what was in force stays.
+    #[must_use]
+    pub fn with_patience(self, seconds: u16) -> Self {
+        Self { patience: Patience(seconds), home: None, ..self }
+    }
+
     /// Returns what belongs to the calling thread's namespace.
     fn home(&mut self) -> Result<&mut Home, SyncError> {
         let namespace = namespace()?;
         let home = match self.home.take().filter(|home| home.namespace == namespace) {
             Some(home) => home,
-            None => Home::open(namespace, self.variant, &mut self.options)?,
+            None => {
+                let mut home = Home::open(namespace, self.variant, &mut self.options)?;
+                home.patience = self.patience;
+                home
+            }
         };
         Ok(self.home.insert(home))
     }
@@ -117,7 +142,7 @@ impl IptablesDataplane {
         let done = home.sync(options, ruleset);
         match (&done, options.own_address) {
             (Err(SyncError::Refused { .. }), OwnAddress::Compare)
-                if !rules::can_compare(home.variant)? =>
+                if !rules::can_compare(home.variant, home.patience)? =>
             {
                 // The kernel will not learn it later, so this is not tried again.
                 options.own_address = OwnAddress::List;
@@ -187,8 +212,8 @@ impl Dataplane for IptablesDataplane {
 
     fn remove(&mut self) -> Result<(), SyncError> {
         self.home = None;
-        take_out(Variant::Nft)?;
-        take_out(Variant::Legacy)?;
+        take_out(Variant::Nft, self.patience)?;
+        take_out(Variant::Legacy, self.patience)?;
         let ipset = sets::open()?;
         let names = ours(&ipset)?;
         let left = sets::destroy(&ipset, names, sets::LONG)?;
@@ -216,11 +241,12 @@ impl Home {
         options.merged = options.merged && ipset.has(Kind::AddressPort);
         let log = None;
         let garbage = BTreeSet::new();
-        Ok(Self { namespace, variant, alone: false, ipset, log, held: None, garbage })
+        let patience = Patience::default();
+        Ok(Self { namespace, variant, patience, alone: false, ipset, log, held: None, garbage })
     }
 
     fn observe(&self) -> Result<Observed, SyncError> {
-        let [v4, v6] = FAMILIES.map(|family| rules::listed(self.variant, family));
+        let [v4, v6] = both(|family| rules::listed(self.variant, family));
         Ok(Observed { sets: sets::listed(&self.ipset)?, chains: [v4?, v6?] })
     }
 
@@ -245,7 +271,7 @@ impl Home {
             return Err(error);
         }
         if !self.alone {
-            take_out(self.variant.other())?;
+            take_out(self.variant.other(), self.patience)?;
             self.alone = true;
         }
         let held = Held::new(wanted.layout, ruleset, wanted.fills);
@@ -270,17 +296,36 @@ impl Home {
 
     /// Switches the chains of both families, or of none.
     fn switch(&self, there: &[Chains; 2], wanted: &[Chains; 2]) -> Result<(), SyncError> {
-        let mut done: Option<(Family, &Chains, &Chains)> = None;
-        for (family, (there, wanted)) in FAMILIES.into_iter().zip(there.iter().zip(wanted)) {
-            let switched = rules::lead(self.variant, family, there, wanted);
-            if let (Err(_), Some((family, before, after))) = (&switched, done) {
-                // What failed is told; where leading back fails too, the next sync repairs it.
-                let _ = rules::lead(self.variant, family, after, before);
+        let [v4, v6] = there;
+        let [new_v4, new_v6] = wanted;
+        self.change_both(|family| match family {
+            Family::V4 => [v4.way_to(new_v4), new_v4.way_to(v4)],
+            Family::V6 => [v6.way_to(new_v6), new_v6.way_to(v6)],
+        })
+    }
+
+    /// Has both families changed by a text each, or neither: `texts` are the way there and the way back.
+    fn change_both(
+        &self,
+        texts: impl Fn(Family) -> [Option<String>; 2] + Sync,
+    ) -> Result<(), SyncError> {
+        let change = |family, text: &Option<String>| match text {
+            Some(text) => rules::restore(self.variant, family, text, self.patience),
+            None => Ok(()),
+        };
+        let done = both(|family| {
+            let [there, back] = texts(family);
+            (change(family, &there), back)
+        });
+        if done.iter().any(|(done, _)| done.is_err()) {
+            for (family, (done, back)) in FAMILIES.into_iter().zip(&done) {
+                if done.is_ok() {
+                    // What failed is told; where leading back fails too, the next sync repairs it.
+                    let _ = change(family, back);
+                }
             }
-            switched?;
-            done = Some((family, there, wanted));
         }
-        Ok(())
+        done.into_iter().try_for_each(|(done, _)| done)
     }
 
     /// Carries out a delta; `None` where a sync must.
@@ -408,17 +453,12 @@ impl Home {
 
     /// Leads the chains of both families to other rules, or of none.
     fn restore(&self, from: &Layout, to: &Layout) -> Result<(), SyncError> {
-        let mut done: Option<(Family, String)> = None;
-        for (family, (from, to)) in FAMILIES.into_iter().zip(from.filters.iter().zip(&to.filters)) {
-            let Some(text) = rules::difference(from, to) else { continue };
-            let switched = rules::restore(self.variant, family, &text);
-            if let (Err(_), Some((family, back))) = (&switched, &done) {
-                let _ = rules::restore(self.variant, *family, back);
-            }
-            switched?;
-            done = rules::difference(to, from).map(|back| (family, back));
-        }
-        Ok(())
+        let [v4, v6] = &from.filters;
+        let [new_v4, new_v6] = &to.filters;
+        self.change_both(|family| match family {
+            Family::V4 => [rules::difference(v4, new_v4), rules::difference(new_v4, v4)],
+            Family::V6 => [rules::difference(v6, new_v6), rules::difference(new_v6, v6)],
+        })
     }
 }
 
@@ -439,16 +479,28 @@ fn ours(ipset: &Ipset) -> Result<Vec<String>, SyncError> {
 }
 
 /// Takes our chains out of one variant.
-fn take_out(variant: Variant) -> Result<(), SyncError> {
-    for family in FAMILIES {
-        let there = match rules::listed(variant, family) {
+fn take_out(variant: Variant, patience: Patience) -> Result<(), SyncError> {
+    for (family, there) in FAMILIES.into_iter().zip(both(|family| rules::listed(variant, family))) {
+        let there = match there {
             // Where the variant is not installed, nothing of ours can be in it.
             Err(SyncError::Missing { .. }) => return Ok(()),
             there => there?,
         };
-        rules::lead(variant, family, &there, &Chains::default())?;
+        rules::lead(variant, family, &there, &Chains::default(), patience)?;
     }
     Ok(())
+}
+
+/// Does the same for both families at once: most of it is waiting for child processes and the kernel.
+fn both<T: Send>(each: impl Fn(Family) -> T + Sync) -> [T; 2] {
+    thread::scope(|scope| {
+        let other = scope.spawn(|| each(Family::V6));
+        let one = each(Family::V4);
+        match other.join() {
+            Ok(other) => [one, other],
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Returns which network namespace the calling thread is in.

@@ -31,14 +31,15 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use netpol_core::backend::LowerError;
-use netpol_core::ir::{Family, PeerSetId, Ruleset};
+use netpol_core::ir::{Family, PeerSetId, PipelineId, Ruleset};
 
-use crate::Iptables;
 use crate::restore::{
     Elements, Filter, Hook, Mark, Match, Name, Reported, RestoreInput, Target, Topology,
 };
-use builder::Builder;
+use crate::{Iptables, OwnAddress};
 pub(crate) use builder::check_capacity;
+use builder::{Builder, Lowered};
+use pipeline::Place;
 use role::Role;
 
 /// A peer set of more addresses than this is never copied into a set of several.
@@ -150,6 +151,10 @@ pub(crate) struct Layout {
         expect(dead_code, reason = "reports are read from the kernel")
     )]
     pub(crate) reports: BTreeMap<Arc<str>, Reported>,
+    /// What each pipeline became, so that the next layout need not make it again.
+    lowered: BTreeMap<(Family, PipelineId, Place), Lowered>,
+    /// Whether there are rules for single pods, which pipelines are not all that decides.
+    names_pods: bool,
 }
 
 impl Layout {
@@ -158,12 +163,29 @@ impl Layout {
         options: &Iptables,
         memory: Memory,
     ) -> Result<Self, LowerError> {
-        let mut builder = Builder::new(ruleset, options, &memory);
+        Self::after(None, ruleset, options, memory)
+    }
+
+    /// Lowers what comes after another ruleset that was lowered with the same options, and differs from it by deltas only:
+    /// pipelines that stay are taken over.
+    pub(crate) fn after(
+        earlier: Option<&Self>,
+        ruleset: &Ruleset,
+        options: &Iptables,
+        memory: Memory,
+    ) -> Result<Self, LowerError> {
+        let names_pods = options.own_address == OwnAddress::List
+            || ruleset.endpoints().any(|endpoint| {
+                let v4 = endpoint.addresses.iter().filter(|address| address.is_ipv4()).count();
+                v4 > 1 || endpoint.addresses.len().saturating_sub(v4) > 1
+            });
+        let earlier = earlier.filter(|earlier| !names_pods && !earlier.names_pods);
+        let mut builder = Builder::new(ruleset, options, &memory, earlier);
         let mut filters = [builder.filter(Family::V4)?, builder.filter(Family::V6)?];
-        let (mut roles, reports) = (builder.roles, builder.reports);
+        let Builder { mut roles, reports, lowered, .. } = builder;
         let used: BTreeSet<Name> = filters.iter_mut().flat_map(reached).collect();
         roles.retain(|name, _| used.contains(name));
-        Ok(Self { memory, filters, roles, reports })
+        Ok(Self { memory, filters, roles, reports, lowered, names_pods })
     }
 }
 

@@ -94,13 +94,11 @@ pub enum Hook {
     Forward,
     /// Packets that end on the node.
     Input,
-    /// Packets that begin on the node: only the answers to pods are looked at, and only where those can be cut.
-    Output,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 3] = [Self::Forward, Self::Input, Self::Output];
+    pub const ALL: [Self; 2] = [Self::Forward, Self::Input];
 
     /// Returns the name of the built-in chain.
     #[must_use]
@@ -108,7 +106,6 @@ impl Hook {
         match self {
             Self::Forward => "FORWARD",
             Self::Input => "INPUT",
-            Self::Output => "OUTPUT",
         }
     }
 
@@ -118,7 +115,6 @@ impl Hook {
         match self {
             Self::Forward => "NETPOL-FORWARD",
             Self::Input => "NETPOL-INPUT",
-            Self::Output => "NETPOL-OUTPUT",
         }
     }
 }

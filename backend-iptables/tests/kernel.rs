@@ -19,7 +19,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use netpol_core::backend::{Backend as _, Dataplane as _, SyncError};
+use netpol_conformance::events::{Happening, Script};
+use netpol_core::backend::{Backend as _, Dataplane as _, Difference, SyncError, Updated};
+use netpol_core::engine::{Engine, Event};
 use netpol_core::ir::{Family, Ruleset};
 use netpol_iptables::{Iptables, IptablesDataplane, RestoreInput, Variant};
 use proptest::strategy::{Strategy as _, ValueTree as _};
@@ -403,5 +405,69 @@ fn the_variant_of_the_others_is_used_and_the_other_cleaned() {
         assert_in_kernel(other, &lower(&ruleset));
         IptablesDataplane::new().remove().unwrap();
         assert_nothing_of_ours();
+    });
+}
+
+#[test]
+fn updates_lead_where_a_sync_would_and_the_kernel_holds_just_that() {
+    in_namespace(|variant| {
+        let mut ways = [0_usize; 2];
+        let world = (0..2).map(|seed| Script::new(seed, 60)).chain([Script::relabels(7, 40)]);
+        for script in world {
+            let mut engine = Engine::with_tuning(script.options.clone(), script.tuning);
+            let mut dataplane = IptablesDataplane::with_variant(variant);
+            dataplane.sync(engine.snapshot()).unwrap();
+            for happening in &script.happenings {
+                let delta = match happening {
+                    Happening::Event(event) => engine.apply(event.clone()),
+                    Happening::Batch(events) => engine.apply_batch(events.clone()),
+                    Happening::Restart(_) => engine.apply(Event::InSync),
+                };
+                if delta.is_empty() {
+                    continue;
+                }
+                match dataplane.update(engine.snapshot(), &delta).unwrap() {
+                    Updated::ByDelta => ways[0] += 1,
+                    Updated::BySync => ways[1] += 1,
+                }
+                assert_eq!(dataplane.verify(engine.snapshot()).unwrap(), []);
+            }
+            assert_in_kernel(variant, &lower(engine.snapshot()));
+            // Who comes after adopts what is there.
+            let mut other = IptablesDataplane::with_variant(variant);
+            assert_eq!(other.verify(engine.snapshot()).unwrap(), []);
+            dataplane.remove().unwrap();
+            assert_nothing_of_ours();
+        }
+        assert!(ways[0] > 30 && ways[1] < 10, "{ways:?}");
+    });
+}
+
+#[test]
+fn verify_names_what_others_changed() {
+    in_namespace(|variant| {
+        let ruleset = samples(8).into_iter().find(|ruleset| lower(ruleset).sets().iter().len() > 3);
+        let ruleset = ruleset.unwrap();
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        let everything = dataplane.verify(&ruleset).unwrap();
+        assert!(everything.iter().all(|drift| drift.difference == Difference::Missing));
+        assert!(everything.len() > 10);
+        dataplane.sync(&ruleset).unwrap();
+        assert_eq!(dataplane.verify(&ruleset).unwrap(), []);
+        iptables(variant, Family::V4, "-D FORWARD -j NETPOL-FORWARD");
+        iptables(variant, Family::V6, "-N NETPOL-FOREIGN");
+        iptables(variant, Family::V6, "-A NETPOL-FORWARD -j DROP");
+        run("ipset", &["restore"], "create NETPOL-more hash:ip\n");
+        let drift: Vec<String> =
+            dataplane.verify(&ruleset).unwrap().iter().map(ToString::to_string).collect();
+        let expected = [
+            format!("ip6tables-{variant} chain NETPOL-FOREIGN should not be there"),
+            format!("ip6tables-{variant} chain NETPOL-FORWARD was changed"),
+            format!("iptables-{variant} jump FORWARD to NETPOL-FORWARD is missing"),
+            "set NETPOL-more should not be there".to_owned(),
+        ];
+        assert_eq!(drift, expected);
+        dataplane.sync(&ruleset).unwrap();
+        assert_eq!(dataplane.verify(&ruleset).unwrap(), []);
     });
 }

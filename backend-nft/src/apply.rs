@@ -10,14 +10,18 @@
 
 mod drift;
 mod plan;
+mod tell;
 mod transaction;
 mod update;
 
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use std::os::unix::fs::MetadataExt as _;
 use std::{fs, io};
 
-use netpol_core::backend::{Dataplane, Drift, Established, SyncError, Updated};
+use netpol_core::backend::{Counter, Dataplane, Denials, Drift, Established, SyncError, Updated};
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
@@ -26,8 +30,10 @@ use crate::lower::{Lowering, Versions, unversioned};
 use crate::netlink::{
     Failure, Half, Listener, Observed, Operation, Socket, clear, observe, set_names, stamp,
 };
-use crate::script::{Name, Stamp, Table};
+use crate::options::Style;
+use crate::script::{Counted, Name, Stamp, Table};
 use plan::Plan;
+use tell::Denying;
 use transaction::{Fault, Transactions};
 
 /// The base chain that lets pass what was judged before.
@@ -114,6 +120,8 @@ impl NftDataplane {
                 Err(Failure::Outdated | Failure::Gone) => {}
                 Err(Failure::Socket(error)) => return Err(in_socket(error)),
                 Err(Failure::Refused { object, source }) => {
+                    // What was known went with the attempt; the socket is as good as before, and who listens goes on.
+                    self.connection = Some(connection);
                     return Err(SyncError::refused(object, source));
                 }
             }
@@ -125,9 +133,9 @@ impl NftDataplane {
 impl Dataplane for NftDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
         let mut fault = core::mem::take(&mut self.fault);
-        let first = self.options.first_stamp();
+        let style = self.options.style();
         self.insist(|connection, number| {
-            connection.lead_to(ruleset, first, number, core::mem::take(&mut fault))
+            connection.lead_to(ruleset, style, number, core::mem::take(&mut fault))
         })
     }
 
@@ -138,17 +146,17 @@ impl Dataplane for NftDataplane {
                 Ok(true) => return Ok(Updated::ByDelta),
                 // Whatever it was: a look will tell, and a sync says what it cannot do.
                 Ok(false) => {}
-                Err(Failure::Outdated | Failure::Gone) => {}
-                Err(Failure::Socket(_) | Failure::Refused { .. }) => self.connection = None,
+                Err(Failure::Outdated | Failure::Gone | Failure::Refused { .. }) => {}
+                Err(Failure::Socket(_)) => self.connection = None,
             }
         }
         self.sync(ruleset).map(|()| Updated::BySync)
     }
 
     fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
-        let (mut found, first) = (Vec::new(), self.options.first_stamp());
+        let (mut found, style) = (Vec::new(), self.options.style());
         self.insist(|connection, _| {
-            found = connection.compare(ruleset, first)?;
+            found = connection.compare(ruleset, style)?;
             Ok(())
         })?;
         Ok(found)
@@ -161,6 +169,42 @@ impl Dataplane for NftDataplane {
             Ok(())
         })?;
         Ok(drifted)
+    }
+
+    fn counters(&mut self) -> Result<Vec<Counter>, SyncError> {
+        let mut counters = None;
+        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_here())
+        {
+            counters = match connection.count() {
+                Err(Failure::Gone | Failure::Outdated) => connection.count(),
+                counted => counted,
+            }
+            .map_err(|failure| match failure {
+                Failure::Socket(error) => in_socket(error),
+                Failure::Refused { object, source } => SyncError::refused(object, source),
+                Failure::Outdated | Failure::Gone => SyncError::refused("table inet netpol", Busy),
+            })?;
+        }
+        counters.ok_or_else(|| SyncError::Missing {
+            what: "the ruleset that is counted".into(),
+            hint: "sync first; a table of a predecessor does not say what its rules stand for"
+                .into(),
+        })
+    }
+
+    fn denials(&mut self) -> Result<Denials, SyncError> {
+        let Some(group) = self.options.log_group else { return Ok(Denials::default()) };
+        // A connection that is dropped would take unread reports with it, so nothing is repeated.
+        if self.connection.as_ref().is_none_or(|connection| !connection.is_here()) {
+            self.connection = Some(Connection::open().map_err(in_socket)?);
+        }
+        let connection = self.connection.as_mut().map(|connection| connection.denied(group));
+        match connection {
+            None => Ok(Denials::default()),
+            Some(Ok(denials)) => Ok(denials),
+            Some(Err(Failure::Socket(error))) => Err(in_log(group, error)),
+            Some(Err(_)) => Err(SyncError::refused("netfilter's log", Busy)),
+        }
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {
@@ -183,6 +227,10 @@ struct Connection {
     known: Option<(u32, Lowering)>,
     /// Hears of others' changes, once somebody asked.
     listener: Option<Listener>,
+    /// Hears of denied flows, once somebody asked.
+    denying: Option<Denying>,
+    /// What reports begin with, and what that stands for.
+    causes: BTreeMap<String, Arc<Counted>>,
     /// Somebody else changed what is ours, or may have, since we last looked.
     drifted: bool,
 }
@@ -199,7 +247,15 @@ fn here() -> Option<Namespace> {
 impl Connection {
     fn open() -> io::Result<Self> {
         let (namespace, socket) = (here(), Socket::open()?);
-        Ok(Self { namespace, socket, known: None, listener: None, drifted: true })
+        Ok(Self {
+            namespace,
+            socket,
+            known: None,
+            listener: None,
+            denying: None,
+            causes: BTreeMap::new(),
+            drifted: true,
+        })
     }
 
     /// Returns whether the calling thread is certainly in the connection's namespace.
@@ -207,11 +263,11 @@ impl Connection {
         self.namespace.is_some() && self.namespace == here()
     }
 
-    /// Leads the kernel to the ruleset, once. Where open connections are judged again, `first` is the first generation.
+    /// Leads the kernel to the ruleset, once. The style has the first generation.
     fn lead_to(
         &mut self,
         ruleset: &Ruleset,
-        first: Option<Stamp>,
+        style: Style,
         number: u32,
         fault: Fault,
     ) -> Result<(), Failure> {
@@ -220,15 +276,15 @@ impl Connection {
         let known = self.known.take().filter(|(then, _)| *then == generation);
         let (versions, stamp) = match &known {
             Some((_, known)) => (versions_of(known.table.sets.keys()), known.stamp),
-            None => (versions_of(&set_names(&self.socket)?), self.stamp(first)?),
+            None => (versions_of(&set_names(&self.socket)?), self.stamp(style.stamp)?),
         };
-        let mut wanted = Lowering::new(ruleset, versions.clone(), stamp);
+        let mut wanted = Lowering::new(ruleset, versions.clone(), Style { stamp, ..style });
         let observed = match known {
             Some((_, known)) => Observed { exists: true, foreign: false, table: known.table },
             None => observe(&self.socket, &wanted.table)?,
         };
         if let Some(versions) = plan::new_versions(&observed.table, &wanted.table, versions) {
-            wanted = Lowering::new(ruleset, versions, stamp);
+            wanted = Lowering::new(ruleset, versions, Style { stamp, ..style });
         }
         let changes = observed.foreign || Plan::between(&observed.table, &wanted.table).is_seen();
         if changes && observed.exists {
@@ -311,6 +367,16 @@ fn not_permitted() -> SyncError {
         what: "the privilege to change nftables".into(),
         hint: "run as root or with CAP_NET_ADMIN in the network namespace".into(),
     }
+}
+
+fn in_log(group: u16, error: io::Error) -> SyncError {
+    if error.kind() == io::ErrorKind::ResourceBusy || error.raw_os_error() == Some(libc::EBUSY) {
+        return SyncError::Missing {
+            what: alloc::format!("group {group} of netfilter's log"),
+            hint: "another program listens to it; choose another group".into(),
+        };
+    }
+    in_socket(error)
 }
 
 fn in_socket(error: io::Error) -> SyncError {

@@ -38,7 +38,7 @@ impl Backend for Nft {
     type Program = Script;
 
     fn lower(&self, ruleset: &Ruleset) -> Result<Script, LowerError> {
-        Ok(lower::lower(ruleset, &lower::Versions::new(), self.options.first_stamp()))
+        Ok(lower::lower(ruleset, &lower::Versions::new(), self.options.style()))
     }
 }
 

@@ -34,13 +34,17 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use netpol_core::ir::{Endpoint, Family, OtherProtocols, Ruleset, Settings};
+use netpol_core::backend::Cause;
+use netpol_core::ir::{Direction, Endpoint, Family, OtherProtocols, Ruleset, Settings};
 use netpol_core::model::Protocol;
 
+use crate::options::Style;
 use crate::script::{
     Chain, Elements, End, Hook, Key, Match, Name, Rule, Script, Stamp, Statement, Targets,
     Topology, Verdict, View,
 };
+#[cfg(feature = "apply")]
+pub(crate) use builder::DENIED;
 use builder::{Builder, Networks, digit};
 use pipeline::Place;
 #[cfg(feature = "apply")]
@@ -62,19 +66,19 @@ const TO_PODS: &str = "to-pods";
 /// The protocols that have ports.
 const PORTED: &str = "protocols-with-ports";
 
-/// Lowers a ruleset, with some sets under other names, and with a generation if open connections are judged again.
-pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions, stamp: Option<Stamp>) -> Script {
+/// Lowers a ruleset, with some sets under other names, and in a style.
+pub(crate) fn lower(ruleset: &Ruleset, versions: &Versions, style: Style) -> Script {
     Script {
-        table: Lowering::new(ruleset, versions.clone(), stamp).table,
+        table: Lowering::new(ruleset, versions.clone(), style).table,
         topology: topology(ruleset),
     }
 }
 
 impl Lowering {
     /// Lowers a ruleset.
-    pub(crate) fn new(ruleset: &Ruleset, versions: Versions, stamp: Option<Stamp>) -> Self {
+    pub(crate) fn new(ruleset: &Ruleset, versions: Versions, style: Style) -> Self {
         let mut state = Self::default();
-        (state.stamp, state.versions) = (stamp, versions);
+        (state.stamp, state.reports, state.versions) = (style.stamp, style.reports, versions);
         for (id, pipeline) in ruleset.pipelines() {
             state.learn(id, pipeline);
         }
@@ -97,6 +101,7 @@ impl Builder<'_> {
                 let Some(verdict) = self.entry(endpoint, family, place) else { continue };
                 let entries = self.state.dispatch.entry((place, family)).or_default();
                 entries.entry(*address).or_insert(verdict);
+                self.state.dispatched.remove(&(place, family));
             }
         }
     }
@@ -104,6 +109,15 @@ impl Builder<'_> {
     /// Adds the chains that are always there, and what they refer to. Returns which of them changed.
     fn frame(&mut self) -> BTreeSet<Name> {
         let unknown = unknown_pods(self);
+        let used =
+            |direction| self.state.dispatch.keys().any(|(place, _)| place.direction() == direction);
+        // Only what the frame refers to.
+        let guards =
+            [Direction::Egress, Direction::Ingress].map(|direction| (direction, used(direction)));
+        let guards = guards.map(|(direction, used)| match used {
+            true => self.denied(direction, Cause::Guard),
+            false => Rule::always(Verdict::Drop),
+        });
         let ruleset = self.ruleset;
         for family in [Family::V4, Family::V6] {
             let pairs = own_pairs(ruleset, family);
@@ -112,12 +126,15 @@ impl Builder<'_> {
         let ported = Protocol::ALL.map(Protocol::number).to_vec();
         self.state.table.sets.insert(PORTED.into(), Elements::Protocols(ported));
         let dispatch = core::mem::take(&mut self.state.dispatch);
-        let named = |((place, family), entries): (&(Place, Family), _)| {
-            ((*place, *family), Dispatch::add(self.state, *place, *family, entries))
-        };
-        let dispatched = dispatch.iter().map(named).collect();
+        for ((place, family), entries) in &dispatch {
+            if !self.state.dispatched.contains_key(&(*place, *family)) {
+                let names = Dispatch::add(self.state, *place, *family, entries);
+                self.state.dispatched.insert((*place, *family), names);
+            }
+        }
         self.state.dispatch = dispatch;
-        let chains = frame(ruleset.settings(), self.state.stamp, &dispatched, &unknown);
+        let dispatched = self.state.dispatched.clone();
+        let chains = frame(ruleset.settings(), self.state.stamp, &dispatched, &unknown, &guards);
         chains
             .into_iter()
             .filter_map(|(name, chain)| self.state.put_frame(&name, chain).then_some(name))
@@ -130,7 +147,8 @@ impl Builder<'_> {
 /// Both are named by their content and never edited: a packet keeps the rules it started with but reads maps as they are
 /// at each look-up, so that an edit of two maps at once could show it the old egress and the new ingress side. Rules that
 /// name other maps switch it whole.
-struct Dispatch {
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Dispatch {
     map: Name,
     guard: Name,
 }
@@ -178,6 +196,7 @@ fn frame(
     stamp: Option<Stamp>,
     dispatched: &BTreeMap<(Place, Family), Dispatch>,
     unknown: &[(End, Rule)],
+    guards: &[Rule; 2],
 ) -> Vec<(Name, Chain)> {
     let verdict = |matches, verdict| Rule::new(matches, Statement::Verdict(verdict));
     let accept = |condition| verdict(vec![condition], Verdict::Accept);
@@ -200,16 +219,16 @@ fn frame(
     if stamp.is_some() {
         judge.push(verdict(vec![Match::Untracked], Verdict::Goto(UNTRACKED.into())));
     }
-    judge.extend(dispatch_rules(Place::Egress, stamp, dispatched));
+    judge.extend(dispatch_rules(Place::Egress, stamp, dispatched, guards));
     judge.push(to_pods);
 
     let mut input = strict(&[End::Source]);
-    let node = dispatch_rules(Place::Node, stamp, dispatched);
+    let node = dispatch_rules(Place::Node, stamp, dispatched, guards);
     if !node.is_empty() {
         input.extend(unjudged);
         input.extend(node);
     }
-    let mut to_pods = dispatch_rules(Place::Ingress, stamp, dispatched);
+    let mut to_pods = dispatch_rules(Place::Ingress, stamp, dispatched, guards);
     to_pods.push(passed);
 
     let mut chains = Vec::new();
@@ -219,7 +238,7 @@ fn frame(
     match stamp {
         Some(_) => {
             add(JUDGE, None, related.iter().cloned().chain(judge).collect());
-            add(UNTRACKED, None, untracked(dispatched));
+            add(UNTRACKED, None, untracked(dispatched, guards));
             if !input.is_empty() {
                 // A reply that comes in is to what the node sent, which is never judged (NP-125, NP-128).
                 let replies = [accept(Match::Reply)].into_iter().chain(related);
@@ -256,21 +275,28 @@ fn dispatch_rules(
     place: Place,
     stamp: Option<Stamp>,
     dispatched: &BTreeMap<(Place, Family), Dispatch>,
+    guards: &[Rule; 2],
 ) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in [Family::V4, Family::V6] {
         let Some(Dispatch { map, guard }) = dispatched.get(&(place, family)) else { continue };
         let key = Key::Address(place.view(stamp), family, place.subject());
         rules.push(Rule::new(Vec::new(), Statement::Map(key, map.clone())));
-        let matches = vec![Match::In(key, guard.clone())];
-        rules.push(Rule::new(matches, Statement::Verdict(Verdict::Drop)));
+        rules.push(guarded(key, guard, place, guards));
     }
     rules
 }
 
+/// Returns the rule that drops what has an address of a guard.
+fn guarded(key: Key, guard: &Name, place: Place, guards: &[Rule; 2]) -> Rule {
+    let [egress, ingress] = guards.clone();
+    let denied = if place == Place::Ingress { ingress } else { egress };
+    Rule { matches: vec![Match::In(key, guard.clone())], ..denied }
+}
+
 /// Returns the rules for packets of no connection that is known, which have no direction: those from and to pods with
 /// policies are dropped.
-fn untracked(dispatched: &BTreeMap<(Place, Family), Dispatch>) -> Vec<Rule> {
+fn untracked(dispatched: &BTreeMap<(Place, Family), Dispatch>, guards: &[Rule; 2]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (place, family) in [Place::Egress, Place::Ingress]
         .into_iter()
@@ -278,8 +304,7 @@ fn untracked(dispatched: &BTreeMap<(Place, Family), Dispatch>) -> Vec<Rule> {
     {
         let Some(Dispatch { guard, .. }) = dispatched.get(&(place, family)) else { continue };
         let key = Key::Address(View::Packet, family, place.subject());
-        let matches = vec![Match::In(key, guard.clone())];
-        rules.push(Rule::new(matches, Statement::Verdict(Verdict::Drop)));
+        rules.push(guarded(key, guard, place, guards));
     }
     rules.push(Rule::always(Verdict::Accept));
     rules
@@ -308,7 +333,12 @@ fn unknown_pods(builder: &mut Builder<'_>) -> Vec<(End, Rule)> {
                 Networks::Set(set) => Some(Match::In(key, set.clone())),
             };
             let matches = range.into_iter().chain([Match::NotIn(key, known.clone())]).collect();
-            rules.push((end, Rule::new(matches, Statement::Verdict(Verdict::Drop))));
+            let direction = match end {
+                End::Source => Direction::Egress,
+                End::Destination => Direction::Ingress,
+            };
+            let denied = builder.denied(direction, Cause::UnknownPod);
+            rules.push((end, Rule { matches, ..denied }));
         }
     }
     rules

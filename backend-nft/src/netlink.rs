@@ -8,6 +8,7 @@ mod conntrack;
 mod element;
 mod expression;
 mod listener;
+mod log;
 mod message;
 mod object;
 mod read;
@@ -16,8 +17,9 @@ mod socket;
 pub(crate) use batch::{Batch, Failure};
 pub(crate) use conntrack::{Half, clear};
 pub(crate) use listener::Listener;
+pub(crate) use log::Log;
 pub(crate) use object::Operation;
-pub(crate) use read::{Observed, observe, set_names, stamp};
+pub(crate) use read::{Observed, counters, observe, set_names, stamp};
 pub(crate) use socket::Socket;
 
 use alloc::string::String;

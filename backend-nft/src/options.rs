@@ -15,15 +15,39 @@ pub struct NftOptions {
     /// The default leaves alone what others are known to use: 0x80 (AWS VPC CNI), 0xfff (Istio), 0x2000 (portmap),
     /// 0x4000 and 0x8000 (kube-proxy), 0xf0000 (kube-router, Tailscale).
     pub mark: u32,
+    /// The group of netfilter's log (NFLOG) that denied flows are reported to; `None` reports none.
+    pub log_group: Option<u16>,
+    /// How many packets a second are reported for one cause, and as many more at once.
+    pub log_rate: u32,
 }
 
 impl Default for NftOptions {
     fn default() -> Self {
-        Self { established: Established::default(), mark: 0xfff0_0000 }
+        Self {
+            established: Established::default(),
+            mark: 0xfff0_0000,
+            log_group: Some(27_420),
+            log_rate: 10,
+        }
     }
 }
 
+/// How a ruleset is lowered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Style {
+    /// The generation, if open connections are judged again.
+    pub(crate) stamp: Option<Stamp>,
+    /// Where denied flows are reported to, and how many a second.
+    pub(crate) reports: Option<(u16, u32)>,
+}
+
 impl NftOptions {
+    /// Returns how rulesets are lowered.
+    pub(crate) fn style(&self) -> Style {
+        let rate = self.log_rate.max(1);
+        Style { stamp: self.first_stamp(), reports: self.log_group.map(|group| (group, rate)) }
+    }
+
     /// Returns the first generation; `None` where connections are not judged again.
     pub(crate) const fn first_stamp(&self) -> Option<Stamp> {
         match self.established {

@@ -17,7 +17,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netpol_core::ir::Family;
+use netpol_core::backend::Cause;
+use netpol_core::ir::{self, Direction, Family};
 use netpol_core::model::Protocol;
 
 /// The name of a chain, a set or a map.
@@ -81,11 +82,13 @@ pub enum Hook {
 }
 
 /// Matches, all of which must hold, and what happens then.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Rule {
     /// The conditions, in the order of evaluation.
     pub matches: Vec<Match>,
+    /// Under what the packets are counted for which it happens, if they are.
+    pub counted: Option<Arc<Counted>>,
     /// What happens.
     pub statement: Statement,
     /// Where the rule comes from, for people; at most 128 bytes.
@@ -187,6 +190,32 @@ pub enum Statement {
     Map(Key, Name),
     /// Marks the connection as judged by a generation, and accepts.
     Stamp(Stamp),
+    /// Reports the packet, unless there were too many; ends nothing.
+    Report(Report),
+}
+
+/// Reports of packets to user space, at a limited rate.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "an encoder must know all of it")]
+pub struct Report {
+    /// The group of netfilter's log.
+    pub group: u16,
+    /// How many packets a second, and as many more at once.
+    pub per_second: u32,
+    /// What each report begins with.
+    pub prefix: Arc<str>,
+}
+
+/// What packets are counted under.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::exhaustive_structs, reason = "what a counter tells")]
+pub struct Counted {
+    /// Which side decided.
+    pub direction: Direction,
+    /// What it decided.
+    pub verdict: ir::Verdict,
+    /// Why.
+    pub cause: Cause,
 }
 
 /// A verdict in nftables' sense.
@@ -231,14 +260,19 @@ impl Rule {
         let led_to = match &self.statement {
             Statement::Verdict(verdict) => verdict.chain(),
             Statement::Map(_, map) => Some(map),
-            Statement::Stamp(_) => None,
+            Statement::Stamp(_) | Statement::Report(_) => None,
         };
         looked_up.chain(led_to)
     }
 
     /// A rule without a comment.
     pub(crate) const fn new(matches: Vec<Match>, statement: Statement) -> Self {
-        Self { matches, statement, comment: None }
+        Self { matches, counted: None, statement, comment: None }
+    }
+
+    /// The same rule, counting.
+    pub(crate) fn counting(self, counted: Arc<Counted>) -> Self {
+        Self { counted: Some(counted), ..self }
     }
 
     /// A rule that gives every packet a verdict.

@@ -1,100 +1,29 @@
 //! What becomes of open connections when the rules change, with real ones.
-#![expect(clippy::unwrap_used, reason = "test support")]
 
-use core::cell::Cell;
-use core::net::{IpAddr, SocketAddr};
+#[path = "support/world.rs"]
+mod world;
+
+use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use core::time::Duration;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
-use netpol_conformance::netlab::{Connection, End, Lab, Plan, kernel_test};
+use netpol_conformance::netlab::{Connection, End, kernel_test};
 use netpol_core::backend::{Dataplane as _, Established, Updated};
-use netpol_core::compile::Options;
-use netpol_core::engine::{Engine, Event};
-use netpol_core::ir::Scope;
-use netpol_core::model::{Cluster, ObjectRef};
-use netpol_k8s::manifest::{ReadOptions, read_str};
+use netpol_core::model::ObjectRef;
 use netpol_nft::{NftDataplane, NftOptions};
-
-const POLICY: &str = "
-kind: NetworkPolicy
-apiVersion: networking.k8s.io/v1
-metadata: {name: p}
-spec: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{podSelector: {matchLabels: {peer: 'yes'}}}]}]}
-";
-const CLOSED: &str = "
-kind: NetworkPolicy
-apiVersion: networking.k8s.io/v1
-metadata: {name: p}
-spec: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{podSelector: {matchLabels: {app: c}}}]}]}
-";
-
-/// One node with three pods; `a` and `c` are peers.
-fn cluster(peer: &str, policies: &str) -> Cluster {
-    let pod = |name: &str, number: u8, peer: &str| {
-        format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: {name}, peer: '{peer}'}}}}, \
-             spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}, \
-             status: {{podIPs: [{{ip: 10.0.1.{number}}}, {{ip: 'fd00::1:{number}'}}]}}}}\n---\n"
-        )
-    };
-    let text = format!(
-        "{{apiVersion: v1, kind: Node, metadata: {{name: n1}}, status: {{addresses: \
-         [{{type: InternalIP, address: 192.168.0.1}}, {{type: InternalIP, address: 'fd01::1'}}]}}}}\n---\n{}{}{}{policies}",
-        pod("a", 1, peer),
-        pod("b", 2, "no"),
-        pod("c", 3, "yes")
-    );
-    read_str("cluster.yaml", &text, &ReadOptions::default()).unwrap().cluster
-}
-
-struct World {
-    lab: Lab,
-    engine: Engine,
-    dataplane: NftDataplane,
-    /// The last port that was listened on.
-    port: Cell<u16>,
-}
-
-impl World {
-    fn new(options: NftOptions) -> Self {
-        let cluster = cluster("yes", POLICY);
-        let lab = Lab::build(&Plan::for_cluster(&cluster, []).unwrap()).unwrap();
-        let options_of_engine = Options { scope: Scope::Node("n1".into()), ..Options::default() };
-        let mut engine = Engine::new(options_of_engine);
-        engine.apply_batch(netpol_conformance::events::puts(&cluster));
-        engine.apply(Event::InSync);
-        let mut dataplane = NftDataplane::with_options(options);
-        lab.in_node("n1", || dataplane.sync(engine.snapshot())).unwrap().unwrap();
-        Self { lab, engine, dataplane, port: Cell::new(5000) }
-    }
-
-    fn open(&self, from: &str, to: &str, tcp: bool) -> Connection {
-        let end = End::Pod(ObjectRef::new("default", from));
-        self.port.set(self.port.get() + 1);
-        let (to, port): (IpAddr, _) =
-            (to.parse().unwrap(), NonZeroU16::new(self.port.get()).unwrap());
-        let mut connection = if tcp {
-            self.lab.open_tcp(&end, to, port).unwrap()
-        } else {
-            self.lab.open_udp(&end, to, port).unwrap()
-        };
-        assert!(passes(&mut connection));
-        connection
-    }
-
-    /// Leads to other objects, by delta.
-    fn change(&mut self, cluster: &Cluster) -> Updated {
-        let delta = self.engine.apply_batch(netpol_conformance::events::puts(cluster));
-        let (dataplane, ruleset) = (&mut self.dataplane, self.engine.snapshot());
-        self.lab.in_node("n1", || dataplane.update(ruleset, &delta)).unwrap().unwrap()
-    }
-}
+use world::{CLOSED, POLICY, World, cluster};
 
 fn passes(connection: &mut Connection) -> bool {
     connection.exchange(Duration::from_millis(400)).has_passed()
+}
+
+fn opened(world: &World, from: &str, to: &str, tcp: bool) -> Connection {
+    let mut connection = world.open(from, to, tcp);
+    assert!(passes(&mut connection));
+    connection
 }
 
 /// Whichever end speaks first, and by whichever protocol and family.
@@ -103,8 +32,8 @@ fn connections(world: &World, from: &str) -> Vec<Connection> {
     for (to, tcp) in
         [("10.0.1.2", true), ("10.0.1.2", false), ("fd00::1:2", true), ("fd00::1:2", false)]
     {
-        connections.push(world.open(from, to, tcp));
-        connections.push(world.open(from, to, tcp).turned());
+        connections.push(opened(world, from, to, tcp));
+        connections.push(opened(world, from, to, tcp).turned());
     }
     connections
 }
@@ -164,9 +93,9 @@ fn a_generation_that_comes_round_lets_nothing_old_pass() {
         options.mark = 0x0030_0000;
         for changes in 1..=7 {
             let mut world = World::new(options);
-            let mut denied = world.open("a", "10.0.1.2", false);
-            let mut turned = world.open("a", "10.0.1.2", false).turned();
-            let mut used = world.open("c", "10.0.1.2", false);
+            let mut denied = opened(&world, "a", "10.0.1.2", false);
+            let mut turned = opened(&world, "a", "10.0.1.2", false).turned();
+            let mut used = opened(&world, "c", "10.0.1.2", false);
             world.change(&cluster("yes", CLOSED));
             for change in 1..changes {
                 // Each closes something, and none concerns the connections.

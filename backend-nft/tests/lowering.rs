@@ -5,10 +5,10 @@ extern crate alloc;
 #[path = "support/rulesets.rs"]
 mod rulesets;
 
-use netpol_core::backend::{Backend as _, Program as _};
+use netpol_core::backend::{Backend as _, Established, Program as _};
 use netpol_core::ir::{Dialled, Flow, Transport};
 use netpol_core::model::Protocol;
-use netpol_nft::Nft;
+use netpol_nft::{Nft, NftOptions};
 use proptest::prelude::*;
 
 fn transports() -> Vec<Transport> {
@@ -41,8 +41,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn the_program_judges_every_flow_as_the_ruleset_does(ruleset in rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over)) {
-        let script = Nft::default().lower(&ruleset).unwrap();
+    fn the_program_judges_every_flow_as_the_ruleset_does(
+        ruleset in rulesets::peer_sets().prop_flat_map(rulesets::rulesets_over),
+        keep in any::<bool>(),
+    ) {
+        let mut options = NftOptions::default();
+        if keep {
+            options.established = Established::Keep;
+        }
+        let script = Nft::new(options).lower(&ruleset).unwrap();
         for flow in flows() {
             let expected = ruleset.verdict(&flow);
             prop_assert_eq!(

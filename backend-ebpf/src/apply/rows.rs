@@ -111,7 +111,13 @@ impl Table {
     /// Deletes the rows with these keys.
     pub(super) fn delete(&self, map: &Map) -> io::Result<()> {
         let size = usize::try_from(self.shape.key).unwrap_or(1);
-        self.keys.chunks_exact(size).try_for_each(|key| map.delete(key))
+        let mut keys = self.keys.as_slice();
+        while !keys.is_empty() {
+            let deleted = map.delete_batch(keys)?;
+            // Where it ended early, the next one was not there.
+            keys = keys.get((deleted + 1) * size..).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
@@ -197,7 +203,10 @@ pub(super) fn push_host(table: &mut Table, address: IpAddr, since: u64, before: 
         let [e, f, g, h] = host.pod.to_ne_bytes();
         u64::from_ne_bytes([a, b, c, d, e, f, g, h])
     }
-    let value: Vec<u8> = [since, before, now].into_iter().flat_map(u64::to_ne_bytes).collect();
+    let mut value = [0; 24];
+    for (to, from) in value.chunks_exact_mut(8).zip([since, before, now]) {
+        to.copy_from_slice(&from.to_ne_bytes());
+    }
     table.push(&encode_address(address), &value);
 }
 

@@ -13,7 +13,6 @@ pub(super) enum Command {
     MapCreate = 0,
     MapLookup = 1,
     MapUpdate = 2,
-    MapDelete = 3,
     ProgramLoad = 5,
     Pin = 6,
     Get = 7,
@@ -21,6 +20,7 @@ pub(super) enum Command {
     Info = 15,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
+    MapDeleteBatch = 27,
     LinkCreate = 28,
     LinkDetach = 34,
 }
@@ -39,7 +39,7 @@ impl Command {
             Self::MapCreate
             | Self::MapLookup
             | Self::MapUpdate
-            | Self::MapDelete
+            | Self::MapDeleteBatch
             | Self::Info
             | Self::Pin
             | Self::Get
@@ -244,14 +244,17 @@ impl Map {
         }
     }
 
-    /// Takes a row away; one that is not there is no error.
-    pub(super) fn delete(&self, key: &[u8]) -> io::Result<()> {
-        check(length(key)? == self.shape.key)?;
-        let mut argument = Argument::new().descriptor(0, self.descriptor()).read(8, key);
-        match argument.call(Command::MapDelete) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            other => other.map(drop),
+    /// Takes rows away until one is not there. Returns how many were.
+    pub(super) fn delete_batch(&self, keys: &[u8]) -> io::Result<usize> {
+        let rows = length(keys)? / self.shape.key.max(1);
+        check(Some(length(keys)?) == self.shape.key.checked_mul(rows))?;
+        let mut argument =
+            Argument::new().read(16, keys).number(32, rows).descriptor(36, self.descriptor());
+        match argument.call(Command::MapDeleteBatch) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            other => drop(other?),
         }
+        usize::try_from(argument.number_at(32)).map_err(io::Error::other)
     }
 
     /// Adds or replaces one row.

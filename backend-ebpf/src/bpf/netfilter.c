@@ -17,7 +17,7 @@ SECTION("slot") int run_slot(struct bpf_nf_ctx *ctx)
 INLINE void transport(const struct bpf_dynptr *data, __u32 offset, __u32 fragment, struct packet *packet)
 {
 	__u32 protocol = packet->protocol;
-	if (place(protocol) < 3) {
+	if (has_ports(protocol)) {
 		__u8 ports[4];
 		if (fragment)
 			packet->content = LATER_FRAGMENT;

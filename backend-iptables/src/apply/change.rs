@@ -24,7 +24,7 @@ use core::net::IpAddr;
 
 use netpol_core::backend::Established;
 use netpol_core::engine::{Create, Delete, Delta, EndpointChange};
-use netpol_core::ir::{Direction, Endpoint, Family, PeerSetId, Ruleset};
+use netpol_core::ir::{Direction, Endpoint, Family, PeerSelector, PeerSet, PeerSetId, Ruleset};
 
 use super::held::Held;
 use crate::lower::Memory;
@@ -215,7 +215,8 @@ impl Change<'_> {
             }
             let deleted = self.delta.delete.contains(&Delete::PeerSet(change.set));
             let set = self.ruleset.peer_set(change.set);
-            if set.is_none() && !deleted {
+            let is_pods = |set: &PeerSet| !matches!(set.selector, PeerSelector::Networks(_));
+            if !set.map_or(deleted, is_pods) {
                 return None;
             }
             for name in self.held.index.by_peers.get(&change.set).into_iter().flatten() {

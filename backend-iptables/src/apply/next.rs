@@ -31,7 +31,7 @@ impl Next {
     ) -> Result<Self, LowerError> {
         let before = memory.generations;
         let next = Memory { generations: before.map(|number| number.wrapping_add(1)), ..memory };
-        let mut layout = Layout::new(ruleset, options, next)?;
+        let mut layout = Layout::after(Some(&held.layout), ruleset, options, next)?;
         let is_there = |first: &Name| layout.roles.contains_key(&other_edition(first));
         layout.memory.second.retain(is_there);
         let mut changed = [false; 2];

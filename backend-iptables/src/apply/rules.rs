@@ -11,13 +11,11 @@ use netpol_core::backend::{Difference, Drift, SyncError};
 use netpol_core::ir::Family;
 
 use super::variant::Variant;
-use super::{process, program_prefix};
+use super::{Patience, process, program_prefix};
 use crate::restore::{Filter, Hook, Match, PREFIX, Rule, Target};
 
 /// The name of a chain that nothing refers to.
 const PROBE: &str = "NETPOL-PROBE";
-/// How long to wait for others to let go of the lock of the legacy variant, in seconds.
-const PATIENCE: &str = "10";
 
 /// Our chains as text, and our jumps out of the built-in chains.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -132,7 +130,7 @@ impl Chains {
     }
 
     /// Returns the input of `restore` that leads to `wanted`; `None` if there is nothing to do.
-    fn way_to(&self, wanted: &Self) -> Option<String> {
+    pub(super) fn way_to(&self, wanted: &Self) -> Option<String> {
         let changed =
             || wanted.chains.iter().filter(|(name, rules)| self.chains.get(*name) != Some(*rules));
         let mut text = String::new();
@@ -223,28 +221,35 @@ pub(super) fn lead(
     family: Family,
     from: &Chains,
     to: &Chains,
+    patience: Patience,
 ) -> Result<(), SyncError> {
     match from.way_to(to) {
-        Some(text) => restore(variant, family, &text),
+        Some(text) => restore(variant, family, &text, patience),
         None => Ok(()),
     }
 }
 
 /// Has the restore command carry out a text, all of it or nothing.
-pub(super) fn restore(variant: Variant, family: Family, text: &str) -> Result<(), SyncError> {
+pub(super) fn restore(
+    variant: Variant,
+    family: Family,
+    text: &str,
+    Patience(seconds): Patience,
+) -> Result<(), SyncError> {
+    let seconds = seconds.to_string();
     let program = format!("{}-{variant}-restore", program_prefix(family));
     let object = format!("the chains `{PREFIX}*` of {program}");
-    process::run(&program, &["--noflush", "--wait", PATIENCE], text, &object).map(drop)
+    process::run(&program, &["--noflush", "--wait", &seconds], text, &object).map(drop)
 }
 
 /// Returns whether the kernel compares addresses in BPF: a chain that does is loaded, and taken out again.
-pub(super) fn can_compare(variant: Variant) -> Result<bool, SyncError> {
+pub(super) fn can_compare(variant: Variant, patience: Patience) -> Result<bool, SyncError> {
     let rule = Rule::new(alloc::vec![Match::SameAddress(Family::V4)], Target::Return);
     let mut probe = Chains::default();
     probe.chains.insert(PROBE.to_owned(), alloc::vec![rule.to_string()]);
     let nothing = Chains::default();
-    match lead(variant, Family::V4, &nothing, &probe) {
-        Ok(()) => lead(variant, Family::V4, &probe, &nothing).map(|()| true),
+    match lead(variant, Family::V4, &nothing, &probe, patience) {
+        Ok(()) => lead(variant, Family::V4, &probe, &nothing, patience).map(|()| true),
         Err(SyncError::Refused { .. }) => Ok(false),
         Err(error) => Err(error),
     }

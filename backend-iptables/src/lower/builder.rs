@@ -12,12 +12,13 @@ use netpol_core::backend::LowerError;
 use netpol_core::ir::{Family, PeerSelector, PeerSetId, PipelineId, Ruleset};
 use netpol_core::net::PrefixSet;
 
-use super::Memory;
 use super::pipeline::Place;
 use super::role::Role;
+use super::{Layout, Memory};
 use crate::Iptables;
 use crate::restore::{
     Account, End, Filter, Key, Match, Name, Reported, Rule, Target, chain_name, collision,
+    other_edition,
 };
 
 /// Up to this many sets of addresses are looked up one by one.
@@ -32,8 +33,39 @@ pub(super) struct Builder<'a> {
     pub(super) reports: BTreeMap<Arc<str>, Reported>,
     pub(super) filter: Filter,
     pub(super) family: Family,
-    /// What each pipeline became in this family; `None` allows everything.
-    pub(super) entries: BTreeMap<(PipelineId, Place), Option<Target>>,
+    /// What each pipeline became.
+    pub(super) lowered: BTreeMap<(Family, PipelineId, Place), Lowered>,
+    /// What is made of the pipeline that is lowered at the moment.
+    pub(super) made: Lowered,
+    /// A layout of which pipelines may be taken over.
+    earlier: Option<Earlier<'a>>,
+}
+
+/// What a pipeline became at a place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lowered {
+    /// Where its packets go; `None` where nothing is judged.
+    pub(super) target: Option<Target>,
+    chains: Vec<Name>,
+    sets: Vec<Name>,
+    reports: Vec<Arc<str>>,
+}
+
+/// A layout that was, with the sets that are there in another edition now.
+struct Earlier<'a> {
+    layout: &'a Layout,
+    turned: BTreeSet<&'a Name>,
+}
+
+impl Earlier<'_> {
+    /// Returns what a pipeline became, if it would become the same again.
+    fn lowered(&self, key: &(Family, PipelineId, Place)) -> Option<&Lowered> {
+        let lowered = self.layout.lowered.get(key)?;
+        let is_turned =
+            |name: &Name| self.turned.contains(name) || self.turned.contains(&other_edition(name));
+        let stays = self.turned.is_empty() || !lowered.sets.iter().any(is_turned);
+        stays.then_some(lowered)
+    }
 }
 
 /// The peers of a step in one family.
@@ -58,12 +90,20 @@ pub(super) enum Networks {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) const fn new(
+    pub(super) fn new(
         ruleset: &'a Ruleset,
         options: &'a Iptables,
         memory: &'a Memory,
+        earlier: Option<&'a Layout>,
     ) -> Self {
+        let earlier = earlier.map(|layout| {
+            let turned = memory.second.symmetric_difference(&layout.memory.second).collect();
+            Earlier { layout, turned }
+        });
         Self {
+            earlier,
+            lowered: BTreeMap::new(),
+            made: Lowered::default(),
             ruleset,
             options,
             memory,
@@ -71,7 +111,6 @@ impl<'a> Builder<'a> {
             reports: BTreeMap::new(),
             filter: Filter { chains: BTreeMap::new() },
             family: Family::V4,
-            entries: BTreeMap::new(),
         }
     }
 
@@ -87,6 +126,7 @@ impl<'a> Builder<'a> {
             let _ = writeln!(text, "{rule}"); // Writing to a String cannot fail.
         }
         let name = chain_name(letters, &text);
+        self.made.chains.push(name.clone());
         match self.filter.chains.get(&name) {
             Some(known) if *known != rules => return Err(collision(&name)),
             Some(_) => {}
@@ -100,6 +140,7 @@ impl<'a> Builder<'a> {
     /// Adds a set of this role, in the edition that the memory tells.
     pub(super) fn set(&mut self, role: Role) -> Result<Name, LowerError> {
         let name = self.memory.edition(role.name(self.family));
+        self.made.sets.push(name.clone());
         let wanted = (self.family, role);
         match self.roles.get(&name) {
             Some(known) if *known != wanted => return Err(collision(&name)),
@@ -109,6 +150,32 @@ impl<'a> Builder<'a> {
             }
         }
         Ok(name)
+    }
+
+    /// Takes over what a pipeline became, with everything that it was made of; returns whether it could be.
+    pub(super) fn take_over(&mut self, key: &(Family, PipelineId, Place)) -> bool {
+        let Some(earlier) = &self.earlier else { return false };
+        let Some(lowered) = earlier.lowered(key) else { return false };
+        let [v4, v6] = &earlier.layout.filters;
+        let filter = if self.family == Family::V4 { v4 } else { v6 };
+        // What is missing was left out because no packet reaches it.
+        for name in &lowered.chains {
+            if let Some((name, rules)) = filter.chains.get_key_value(name) {
+                self.filter.chains.insert(name.clone(), rules.clone());
+            }
+        }
+        for name in &lowered.sets {
+            if let Some((name, role)) = earlier.layout.roles.get_key_value(name) {
+                self.roles.insert(name.clone(), role.clone());
+            }
+        }
+        for prefix in &lowered.reports {
+            if let Some((prefix, reported)) = earlier.layout.reports.get_key_value(prefix) {
+                self.reports.insert(prefix.clone(), reported.clone());
+            }
+        }
+        self.lowered.insert(*key, lowered.clone());
+        true
     }
 
     /// Returns where denied packets go: to a chain that reports and drops them, if reports are wanted.
@@ -135,6 +202,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Option<Rule>, LowerError> {
         let Some(reports) = self.options.reports else { return Ok(None) };
         let prefix: Arc<str> = prefix.into();
+        self.made.reports.push(prefix.clone());
         let reported = Reported { account: account.clone(), is_answer };
         match self.reports.get(&prefix) {
             Some(known) if *known != reported => return Err(collision(&prefix)),

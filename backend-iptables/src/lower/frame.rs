@@ -28,14 +28,11 @@ impl Builder<'_> {
     /// Lowers everything of one family.
     pub(super) fn filter(&mut self, family: Family) -> Result<Filter, LowerError> {
         self.family = family;
-        self.entries.clear();
         let recheck = self.options.established == Established::Recheck;
         let forward =
             self.judgement(&FORWARD, Way::Opening, Hook::Forward, Hook::Forward.chain())?;
         let input =
             self.judgement(&[Side::Node], Way::Opening, Hook::Input, Hook::Input.chain())?;
-        let node_is_judged =
-            self.filter.chains.contains_key(place(Side::Node, Way::Opening).chain());
         for (hook, judgement, ends) in [
             (Hook::Forward, forward, &[End::Source, End::Destination][..]),
             (Hook::Input, input, &[End::Source]),
@@ -50,11 +47,6 @@ impl Builder<'_> {
             }
             self.filter.chains.insert(hook.chain().into(), rules);
         }
-        if recheck && node_is_judged {
-            let mut rules = vec![self.settled_rule(&[End::Destination])?];
-            rules.push(self.answers(Hook::Output, &[Side::Node])?);
-            self.filter.chains.insert(Hook::Output.chain().into(), rules);
-        }
         Ok(mem::take(&mut self.filter))
     }
 
@@ -63,7 +55,7 @@ impl Builder<'_> {
         let state = |state| Rule::new(vec![Match::State(state)], Target::Return);
         let mut rules = match (self.options.established, hook) {
             (Established::Keep, _) => vec![state(State::EstablishedOrRelated)],
-            (Established::Recheck, Hook::Forward | Hook::Output) => {
+            (Established::Recheck, Hook::Forward) => {
                 vec![self.settled_rule(ends)?, state(State::Related)]
             }
             // What answers the node was asked for by the node (NP-125).
@@ -140,7 +132,6 @@ impl Builder<'_> {
         let judged = match hook {
             Hook::Forward => &[End::Source, End::Destination][..],
             Hook::Input => &[End::Source],
-            Hook::Output => &[],
         };
         for judged in judged {
             let end = way.end(*judged);

@@ -6,13 +6,14 @@ use alloc::string::ToString as _;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::mem;
 
 use netpol_core::backend::{Cause, LowerError};
 use netpol_core::ir::{Action, Direction, OwnNodeEgress, Pipeline, PipelineId, Ports, RuleBlock};
 use netpol_core::model::Protocol;
 use netpol_core::net::{Intervals, PortSet};
 
-use super::builder::{Builder, Members, Networks};
+use super::builder::{Builder, Lowered, Members, Networks};
 use super::role::{Part, Role};
 use super::step::{self, Step, Who};
 use crate::restore::{Account, End, Key, Match, Rule, Target};
@@ -26,14 +27,14 @@ const SINGLES: usize = 64;
 
 /// Whose traffic is judged, and by which packets.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub(super) side: Side,
     pub(super) way: Way,
 }
 
 /// Where a pipeline is entered. One egress pipeline is two programs: towards pods and the world, and towards the node.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Forwarded packets, by source; then the destination's side.
     Egress,
     /// Forwarded packets, by destination.
@@ -44,7 +45,7 @@ pub(super) enum Side {
 
 /// Which packets of a connection are looked at. Judged is always the way it was opened.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// Those that go the way it was opened.
     Opening,
     /// Those that come back: their source is the destination that is judged.
@@ -74,10 +75,10 @@ impl Place {
         match (self.side, self.way) {
             (Side::Egress, Way::Opening) => "NETPOL-EGRESS",
             (Side::Ingress, Way::Opening) => "NETPOL-INGRESS",
-            (Side::Node, Way::Opening) => "NETPOL-NODE",
+            // What the node sends is not judged (NP-125), answers neither.
+            (Side::Node, Way::Opening | Way::Answer) => "NETPOL-NODE",
             (Side::Egress, Way::Answer) => "NETPOL-EGRESS-ANSWERS",
             (Side::Ingress, Way::Answer) => "NETPOL-INGRESS-ANSWERS",
-            (Side::Node, Way::Answer) => "NETPOL-NODE-ANSWERS",
         }
     }
 
@@ -86,10 +87,9 @@ impl Place {
         match (self.side, self.way) {
             (Side::Egress, Way::Opening) => "E",
             (Side::Ingress, Way::Opening) => "I",
-            (Side::Node, Way::Opening) => "N",
+            (Side::Node, Way::Opening | Way::Answer) => "N",
             (Side::Egress, Way::Answer) => "EA",
             (Side::Ingress, Way::Answer) => "IA",
-            (Side::Node, Way::Answer) => "NA",
         }
     }
 
@@ -137,12 +137,15 @@ impl Builder<'_> {
         pipeline: &Pipeline,
         place: Place,
     ) -> Result<Option<Target>, LowerError> {
-        if let Some(known) = self.entries.get(&(id, place)) {
-            return Ok(known.clone());
+        let key = (self.family, id, place);
+        if !self.lowered.contains_key(&key) && !self.take_over(&key) {
+            self.made = Lowered::default();
+            let target = self.pipeline(Subject { id, pipeline, place })?;
+            let mut lowered = mem::take(&mut self.made);
+            lowered.target = target;
+            self.lowered.insert(key, lowered);
         }
-        let target = self.pipeline(Subject { id, pipeline, place })?;
-        self.entries.insert((id, place), target.clone());
-        Ok(target)
+        Ok(self.lowered.get(&key).and_then(|lowered| lowered.target.clone()))
     }
 
     /// Returns where a pipeline's packets go; `None` where it allows everything.

@@ -19,10 +19,10 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use netpol_core::backend::{Backend as _, Dataplane as _, Updated};
+use netpol_core::backend::{Backend as _, Dataplane as _, Established, Updated};
 use netpol_core::engine::{Engine, Event};
 use netpol_core::ir::Ruleset;
-use netpol_nft::{Nft, NftDataplane};
+use netpol_nft::{Nft, NftDataplane, NftOptions};
 
 use clusters::Size;
 use kernel::{
@@ -100,38 +100,47 @@ fn synced(ruleset: &Ruleset) -> NftDataplane {
     dataplane
 }
 
-/// One member of 100,000.
+/// One member of up to 100,000.
 fn one_peer() {
-    println!("\none peer of a set comes and goes");
-    println!("| members | update | how | bare netlink message | × |\n|---|---|---|---|---|");
-    for members in [1_000, 10_000, 100_000] {
-        let size = Size { local: 1, policies: 1, rules: 1, groups: 1, members };
-        let mut engine = size.engine();
-        let mut dataplane = synced(engine.snapshot());
-        let set = largest_set(engine.snapshot());
-        let bare = Bare::open();
-        let rounds = if members == 100_000 { 200 } else { 400 };
-        let (mut ours, mut theirs, mut how) = (Vec::new(), Vec::new(), Updated::BySync);
-        for round in 0..rounds {
-            let index = round * 7919 % members;
-            for event in [Size::leaves(index), size.joins(index)] {
-                let (time, done) = update(&mut engine, &mut dataplane, event);
+    println!("\none peer of a set comes and goes (processor time, and × the bare netlink message)");
+    println!(
+        "| open connections | members | comes | × | goes | × | how |\n|---|---|---|---|---|---|---|"
+    );
+    for (open, established) in [("judged again", Established::Recheck), ("kept", Established::Keep)]
+    {
+        for members in [1_000, 10_000, 100_000] {
+            let size = Size { local: 1, policies: 1, rules: 1, groups: 1, members };
+            let mut engine = size.engine();
+            NftDataplane::new().remove().unwrap();
+            let mut options = NftOptions::default();
+            options.established = established;
+            let mut dataplane = NftDataplane::with_options(options);
+            dataplane.sync(engine.snapshot()).unwrap();
+            let set = largest_set(engine.snapshot());
+            let bare = Bare::open();
+            let indexes: Vec<usize> = (0..300).map(|round| round * 7919 % members).collect();
+            let (mut goes, mut comes, mut how) = (Vec::new(), Vec::new(), Updated::BySync);
+            for index in &indexes {
+                goes.push(update(&mut engine, &mut dataplane, Size::leaves(*index)).0);
+                let (time, done) = update(&mut engine, &mut dataplane, size.joins(*index));
+                comes.push(time);
                 how = done;
-                ours.push(time);
             }
-        }
-        for round in 0..rounds {
-            let address = Size::address(round * 7919 % members).octets();
-            for joins in [false, true] {
-                let message = one_element(&set, address, joins);
-                theirs.push(timed(|| bare.commit(&message)));
+            let (mut bare_goes, mut bare_comes) = (Vec::new(), Vec::new());
+            for index in &indexes {
+                let address = Size::address(*index).octets();
+                let [leave, join] = [false, true].map(|joins| one_element(&set, address, joins));
+                bare_goes.push(timed(|| bare.commit(&leave)));
+                bare_comes.push(timed(|| bare.commit(&join)));
             }
+            let [comes, goes] = [comes, goes].map(median);
+            let [bare_comes, bare_goes] = [bare_comes, bare_goes].map(median);
+            println!(
+                "| {open} | {members} | {comes:.1?} | {:.2} | {goes:.1?} | {:.2} | {how:?} |",
+                ratio(comes, bare_comes),
+                ratio(goes, bare_goes)
+            );
         }
-        let (ours, theirs) = (median(ours), median(theirs));
-        println!(
-            "| {members} | {ours:.1?} | {how:?} | {theirs:.1?} | {:.2} |",
-            ratio(ours, theirs)
-        );
     }
 }
 
@@ -167,7 +176,7 @@ fn one_policy() {
         }
         let theirs = median(theirs);
         println!(
-            "| {policies} | {ours:.0?} | {how:?} | {theirs:.0?} | {:.2} |",
+            "| {policies} | {ours:.2?} | {how:?} | {theirs:.2?} | {:.2} |",
             ratio(ours, theirs)
         );
     }

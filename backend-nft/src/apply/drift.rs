@@ -8,7 +8,8 @@ use netpol_core::ir::Ruleset;
 use super::{BASE, Connection, versions_of};
 use crate::lower::Lowering;
 use crate::netlink::{Failure, Listener, observe, set_names, stamp};
-use crate::script::{Name, Stamp, TABLE};
+use crate::options::Style;
+use crate::script::{Name, TABLE};
 
 impl Connection {
     /// Takes in what was told. What is about to be read shows all of it.
@@ -51,19 +52,19 @@ impl Connection {
     pub(super) fn compare(
         &mut self,
         ruleset: &Ruleset,
-        first: Option<Stamp>,
+        style: Style,
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
         let generation = self.socket.generation()?;
         let versions = versions_of(&set_names(&self.socket)?);
         // Without a generation that can be read, the chains that hold it differ.
-        let stamp = match first {
+        let stamp = match style.stamp {
             Some(first) => {
                 Some(stamp(&self.socket, BASE)?.filter(|s| s.mask == first.mask).unwrap_or(first))
             }
             None => None,
         };
-        let wanted = Lowering::new(ruleset, versions, stamp).table;
+        let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style }).table;
         let observed = observe(&self.socket, &wanted)?;
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };

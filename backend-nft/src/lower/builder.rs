@@ -2,21 +2,28 @@
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 use core::net::IpAddr;
 
-use netpol_core::ir::{Family, PeerSelector, PeerSet, PeerSetId, Ruleset};
+use netpol_core::backend::Cause;
+use netpol_core::ir::{self, Direction, Family, PeerSelector, PeerSet, PeerSetId, Ruleset};
 use netpol_core::net::{Intervals, PrefixSet};
 use sha2::{Digest as _, Sha256};
 
 use super::pipeline::Place;
 use super::state::Lowering;
 use super::version::named;
-use crate::script::{AddressRange, Chain, Elements, Name, Rule, Targets, Verdict, View};
+use crate::script::{
+    AddressRange, Chain, Counted, Elements, Match, Name, Report, Rule, Statement, Targets, Verdict,
+    View,
+};
 
 /// Up to this many sets of addresses are looked up one by one.
 const SEPARATE: usize = 4;
+/// What names of chains that deny begin with, and reports of what they drop.
+pub(crate) const DENIED: &str = "deny-";
 /// A set of more addresses than this is never copied into a union.
 pub(super) const LARGE: usize = 4096;
 
@@ -55,11 +62,34 @@ impl<'a> Builder<'a> {
     pub(super) fn chain(&mut self, prefix: &str, family: Family, rules: Vec<Rule>) -> Name {
         let mut text = String::new();
         for rule in &rules {
-            let _ = writeln!(text, "{rule}"); // Writing to a String cannot fail.
+            // What is counted apart is not shared, though the rules be the same. Writing to a String cannot fail.
+            let _ = match &rule.counted {
+                Some(counted) => writeln!(text, "{rule} {counted}"),
+                None => writeln!(text, "{rule}"),
+            };
         }
         let name = named(&alloc::format!("{prefix}-{}", digit(family)), &text);
         self.state.put_chain(&name, Chain { hook: None, rules });
         name
+    }
+
+    /// Returns a rule that denies everything, counted and reported under a cause.
+    pub(super) fn denied(&mut self, direction: Direction, cause: Cause) -> Rule {
+        let counted = Arc::new(Counted { direction, verdict: ir::Verdict::Deny, cause });
+        let drop = Rule::always(Verdict::Drop).counting(counted.clone());
+        let Some((group, per_second)) = self.state.reports else { return drop };
+        let label = digest(&alloc::format!("{counted}"));
+        let prefix = alloc::format!("{DENIED}{label}").into();
+        let report = Report { group, per_second, prefix };
+        let rules = alloc::vec![
+            // Its ends are the wrong way round, and the next packet of the other direction is reported.
+            Rule { matches: alloc::vec![Match::Reply], ..drop.clone() },
+            Rule::new(Vec::new(), Statement::Report(report)),
+            drop,
+        ];
+        let name: Name = alloc::format!("{DENIED}{label}").into();
+        self.state.put_chain(&name, Chain { hook: None, rules });
+        Rule::always(Verdict::Goto(name))
     }
 
     /// Adds a set of protocols with ports, all of them single.

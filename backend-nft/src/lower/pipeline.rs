@@ -4,8 +4,9 @@ use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use netpol_core::backend::Cause;
 use netpol_core::ir::{
-    Action, Direction, Endpoint, Family, OwnNodeEgress, PeerSetId, Pipeline, Ports,
+    self, Action, Direction, Endpoint, Family, OwnNodeEgress, PeerSetId, Pipeline, Ports,
 };
 use netpol_core::model::Protocol;
 use netpol_core::net::PortSet;
@@ -13,7 +14,7 @@ use netpol_core::net::PortSet;
 use super::builder::{Builder, Networks};
 use super::step::{self, Step, Who};
 use super::{PASSED, TO_PODS, own_addresses};
-use crate::script::{Key, Match, Name, Rule, Statement, Verdict, View};
+use crate::script::{Counted, Key, Match, Name, Rule, Statement, Verdict, View};
 
 /// Where a pipeline is entered. One egress pipeline is two programs: towards pods and the world, and towards the node.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -29,7 +30,7 @@ pub(super) enum Place {
 impl Place {
     pub(super) const ALL: [Self; 3] = [Self::Egress, Self::Ingress, Self::Node];
 
-    const fn direction(self) -> Direction {
+    pub(super) const fn direction(self) -> Direction {
         match self {
             Self::Egress | Self::Node => Direction::Egress,
             Self::Ingress => Direction::Ingress,
@@ -56,6 +57,13 @@ impl Builder<'_> {
             Place::Ingress if self.state.stamp.is_some() => Verdict::Goto(PASSED.into()),
             Place::Ingress | Place::Node => Verdict::Accept,
         }
+    }
+
+    /// Returns a rule that allows everything, counted under a cause.
+    fn allowed_by(&self, place: Place, cause: Cause) -> Rule {
+        let direction = place.direction();
+        let counted = Counted { direction, verdict: ir::Verdict::Allow, cause };
+        Rule::always(self.allowed(place)).counting(counted.into())
     }
 
     /// Returns what happens to an endpoint's packets at a place; `None` where nothing is judged there.
@@ -101,19 +109,29 @@ impl Builder<'_> {
                     );
                     rules.push(Rule::new(vec![itself], Statement::Verdict(self.allowed(place))));
                 }
-                rules.push(Rule::always(Verdict::Drop)); // NP-005: isolated, and no rule matched.
+                // NP-005: isolated, and no rule matched.
+                let mut policies: Vec<_> =
+                    blocks.iter().map(|block| block.policy().clone()).collect();
+                policies.sort();
+                policies.dedup();
+                rules.push(self.denied(place.direction(), Cause::Isolation(policies)));
                 rules
             }
             None => {
                 let steps = step::ordered(&pipeline.baseline);
                 // CNP-021: leaving the Baseline tier leaves nothing to judge.
                 let mut rules = self.tier(&steps, family, place, &self.allowed(place));
-                rules.push(Rule::always(self.allowed(place)));
+                rules.push(self.allowed_by(place, Cause::Default));
                 rules
             }
         };
-        let open = |rules: &[Rule]| rules == [Rule::always(self.allowed(place))];
-        if admin.is_empty() && open(&after_admin) {
+        let open = match after_admin.as_slice() {
+            [only] => {
+                only.matches.is_empty() && only.statement == Statement::Verdict(self.allowed(place))
+            }
+            _ => false,
+        };
+        if admin.is_empty() && open {
             return None;
         }
         let rules = if admin.iter().any(|step| step.action == Action::Pass) {
@@ -156,11 +174,6 @@ impl Builder<'_> {
 
     /// Lowers a step: a rule for each way to match.
     fn step(&mut self, step: &Step, family: Family, place: Place, pass: &Verdict) -> Vec<Rule> {
-        let verdict = match step.action {
-            Action::Accept => self.allowed(place),
-            Action::Deny => Verdict::Drop,
-            Action::Pass => pass.clone(),
-        };
         let peers = match &step.who {
             Who::Anybody => vec![Vec::new()],
             Who::Members(ids) => self.members(ids, family, place),
@@ -172,14 +185,20 @@ impl Builder<'_> {
             Ports::Any => vec![Vec::new()],
             Ports::Set(ports) => self.port_matches(ports, self.view(place)),
         };
+        let cause = || Cause::Rules(step.origins.iter().cloned().collect());
+        let then = match step.action {
+            Action::Accept => self.allowed_by(place, cause()),
+            Action::Deny => self.denied(place.direction(), cause()),
+            Action::Pass => Rule::always(pass.clone()),
+        };
         let mut rules = Vec::with_capacity(ports.len() * peers.len());
         for ports in &ports {
             for peers in &peers {
                 rules.push(Rule {
                     // Ports first: comparing is cheaper than looking up.
                     matches: ports.iter().chain(peers).cloned().collect(),
-                    statement: Statement::Verdict(verdict.clone()),
                     comment: step.comment.clone(),
+                    ..then.clone()
                 });
             }
         }

@@ -9,9 +9,9 @@ use core::net::IpAddr;
 
 use netpol_core::ir::{Direction, Family, PeerSetId, Peers, Pipeline, PipelineId, PolicyKind};
 
-use super::is_frame;
 use super::pipeline::Place;
 use super::version::Versions;
+use super::{Dispatch, is_frame};
 use crate::script::{Chain, Elements, Name, Stamp, Table, Targets, Verdict};
 
 /// A table, and where each part of it comes from.
@@ -20,12 +20,16 @@ pub(crate) struct Lowering {
     pub(crate) table: Table,
     /// The generation, if open connections are judged again.
     pub(crate) stamp: Option<Stamp>,
+    /// Where denied flows are reported to, and how many a second.
+    pub(super) reports: Option<(u16, u32)>,
     /// Sets that stand under other names.
     pub(super) versions: Versions,
     /// What each pipeline became; `None` allows everything. Names a chain that may be gone.
     pub(super) entries: BTreeMap<(PipelineId, Family, Place), Option<Verdict>>,
     /// Where the packets of each address go.
     pub(super) dispatch: BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>>,
+    /// Under which names; what is not here is named anew.
+    pub(super) dispatched: BTreeMap<(Place, Family), Dispatch>,
     /// What each pipeline asks about, and how many pipelines ask about each peer set.
     facts: BTreeMap<PipelineId, Facts>,
     pub(super) uses: BTreeMap<PeerSetId, Uses>,
@@ -211,6 +215,7 @@ impl Lowering {
             && self.parts == other.parts
             && sorted(&self.holders) == sorted(&other.holders)
             && self.dispatch == other.dispatch
+            && self.dispatched == other.dispatched
             && self.uses == other.uses
             && self.facts == other.facts
     }

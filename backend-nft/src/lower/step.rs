@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use netpol_core::ir::{Action, PeerSetId, Peers, Ports, RuleBlock};
+use netpol_core::ir::{Action, Origin, PeerSetId, Peers, Ports, RuleBlock};
 use netpol_core::model::Protocol;
 use netpol_core::net::PortSet;
 
@@ -20,6 +20,8 @@ pub(super) struct Step {
     pub(super) ports: Ports,
     pub(super) who: Who,
     pub(super) comment: Option<Arc<str>>,
+    /// The rules that it stands for.
+    pub(super) origins: BTreeSet<Origin>,
 }
 
 /// The peers of a step.
@@ -54,6 +56,7 @@ impl Step {
         } else {
             return false;
         }
+        self.origins.extend(next.origins.iter().cloned());
         if self.comment != next.comment {
             self.comment = self.comment.as_deref().map(|comment| {
                 let comment = comment.trim_end_matches(", …");
@@ -83,6 +86,7 @@ pub(super) fn ordered(blocks: &[Arc<RuleBlock>]) -> Vec<Step> {
                 Peers::Set(id) => Who::Members([id].into()),
             },
             comment: Some(shortened(format!("{}", block.origin(rule)))),
+            origins: [block.origin(rule)].into(),
         })
     });
     joined(rules)
@@ -107,43 +111,50 @@ pub(super) fn joined(steps: impl IntoIterator<Item = Step>) -> Vec<Step> {
 
 /// The NetworkPolicy tier: a union, so order is ours to choose (NP-009). Cheapest first, each set of ports once.
 pub(super) fn union(blocks: &[Arc<RuleBlock>]) -> Vec<Step> {
-    let mut everybody: Option<Ports> = None;
-    let mut sets: BTreeMap<PeerSetId, Ports> = BTreeMap::new();
-    for rule in blocks.iter().flat_map(|block| block.rules()) {
-        match rule.peers {
-            Peers::Any => {
-                everybody = Some(match everybody {
-                    Some(ports) => either(&ports, &rule.ports),
-                    None => rule.ports.clone(),
-                });
-            }
+    let mut everybody: Option<(Ports, BTreeSet<Origin>)> = None;
+    let mut sets: BTreeMap<PeerSetId, (Ports, BTreeSet<Origin>)> = BTreeMap::new();
+    for (block, rule) in
+        blocks.iter().flat_map(|block| block.rules().iter().map(move |rule| (block, rule)))
+    {
+        let (ports, origins) = match rule.peers {
+            Peers::Any => everybody.get_or_insert_with(|| (rule.ports.clone(), BTreeSet::new())),
             Peers::Set(id) => {
-                sets.entry(id)
-                    .and_modify(|ports| *ports = either(ports, &rule.ports))
-                    .or_insert_with(|| rule.ports.clone());
+                sets.entry(id).or_insert_with(|| (rule.ports.clone(), BTreeSet::new()))
             }
-        }
+        };
+        *ports = either(ports, &rule.ports);
+        origins.insert(block.origin(rule));
     }
-    let step = |ports, who| Step { action: Action::Accept, ports, who, comment: None };
-    let open = match everybody {
-        None => PortSet::default(),
-        Some(Ports::Any) => return alloc::vec![step(Ports::Any, Who::Anybody)],
-        Some(Ports::Set(ports)) => ports.as_ref().clone(),
+    let step =
+        |ports, who, origins| Step { action: Action::Accept, ports, who, comment: None, origins };
+    let (open, of_everybody) = match everybody {
+        None => (PortSet::default(), BTreeSet::new()),
+        Some((Ports::Any, origins)) => {
+            return alloc::vec![step(Ports::Any, Who::Anybody, origins)];
+        }
+        Some((Ports::Set(ports), origins)) => (ports.as_ref().clone(), origins),
     };
-    let mut by_ports: BTreeMap<Ports, BTreeSet<PeerSetId>> = BTreeMap::new();
-    for (id, ports) in sets {
+    let mut by_ports: BTreeMap<Ports, (BTreeSet<PeerSetId>, BTreeSet<Origin>)> = BTreeMap::new();
+    for (id, (ports, origins)) in sets {
         let ports = match ports {
             Ports::Any => Ports::Any,
             Ports::Set(ports) => Ports::Set(Arc::new(ports.difference(&open))),
         };
         if !matches!(&ports, Ports::Set(ports) if ports.is_empty()) {
-            by_ports.entry(ports).or_default().insert(id);
+            let (ids, all) = by_ports.entry(ports).or_default();
+            ids.insert(id);
+            all.extend(origins);
         }
     }
-    let everybody = (!open.is_empty()).then(|| step(Ports::Set(Arc::new(open)), Who::Anybody));
+    let everybody =
+        (!open.is_empty()).then(|| step(Ports::Set(Arc::new(open)), Who::Anybody, of_everybody));
     everybody
         .into_iter()
-        .chain(by_ports.into_iter().map(|(ports, ids)| step(ports, Who::Members(ids))))
+        .chain(
+            by_ports
+                .into_iter()
+                .map(|(ports, (ids, origins))| step(ports, Who::Members(ids), origins)),
+        )
         .collect()
 }
 

@@ -115,8 +115,10 @@ impl Lowering {
     ) -> (BTreeSet<Name>, Vec<Edit>) {
         for before in endpoints.iter().filter_map(|change| change.before.as_ref()) {
             for address in &before.addresses {
-                for entries in self.dispatch.values_mut() {
-                    entries.remove(address);
+                for (place, entries) in &mut self.dispatch {
+                    if entries.remove(address).is_some() {
+                        self.dispatched.remove(place);
+                    }
                 }
             }
         }

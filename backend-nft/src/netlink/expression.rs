@@ -10,7 +10,9 @@ use netpol_core::ir::Family;
 use netpol_core::model::Protocol;
 
 use super::message::{Attributes, ITEM, Writer};
-use crate::script::{AddressRange, End, Key, Match, Name, Rule, Stamp, Statement, Verdict, View};
+use crate::script::{
+    AddressRange, End, Key, Match, Name, Report, Rule, Stamp, Statement, Verdict, View,
+};
 
 /// One expression.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,6 +31,12 @@ pub(crate) enum Expression {
     Mask { register: u32, mask: Vec<u8>, flip: Vec<u8> },
     /// `lookup reg … set …`; with a map, its verdict.
     Lookup { from: u32, set: Name, inverted: bool, verdict: bool },
+    /// `counter`, whatever it counted.
+    Counter,
+    /// `limit rate …/second burst …`.
+    Limit { rate: u64, burst: u32 },
+    /// `log prefix … group …`.
+    Log { group: u16, prefix: String },
     /// `immediate reg 0 …`.
     Verdict(Verdict),
     /// Something we never write.
@@ -74,7 +82,14 @@ pub(crate) fn expressions(rule: &Rule) -> Vec<Expression> {
     for condition in &rule.matches {
         condition_expressions(condition, &mut list);
     }
+    if rule.counted.is_some() {
+        list.push(Expression::Counter);
+    }
     match &rule.statement {
+        Statement::Report(Report { group, per_second, prefix }) => list.extend([
+            Expression::Limit { rate: u64::from(*per_second), burst: *per_second },
+            Expression::Log { group: *group, prefix: prefix.to_string() },
+        ]),
         Statement::Verdict(verdict) => list.push(Expression::Verdict(verdict.clone())),
         Statement::Stamp(Stamp { mask, value }) => list.extend([
             connection(MARK, None, FIRST),
@@ -314,6 +329,17 @@ pub(super) fn stamp(list: &[Expression]) -> Option<Stamp> {
     Some(Stamp { mask: word(mask)?, value: word(value)? })
 }
 
+/// Returns what a rule of these expressions counted: packets and bytes.
+pub(super) fn counted(list: Attributes<'_>) -> Option<(u64, u64)> {
+    let counter = list
+        .filter(|(kind, _)| *kind == ITEM)
+        .map(|(_, value)| Attributes(value))
+        .find(|expression| expression.text(1) == Some("counter"))?;
+    let data = counter.nest(2)?;
+    let word = |kind| Some(u64::from_be_bytes(*data.find(kind)?.first_chunk()?));
+    Some((word(2)?, word(1)?))
+}
+
 /// Writes the list of a rule's expressions.
 pub(super) fn write_all(writer: &mut Writer, list: &[Expression]) {
     for expression in list {
@@ -336,6 +362,21 @@ impl Expression {
                 if let Some(direction) = direction {
                     writer.bytes_attribute(3, &[*direction]);
                 }
+            }
+            Self::Counter => {
+                writer.bytes_attribute(1, &[0; 8]);
+                writer.bytes_attribute(2, &[0; 8]);
+            }
+            Self::Limit { rate, burst } => {
+                writer.bytes_attribute(1, &rate.to_be_bytes());
+                writer.bytes_attribute(2, &1_u64.to_be_bytes()); // A second.
+                writer.number(3, *burst);
+                writer.number(4, 0); // NFT_LIMIT_PKTS
+                writer.number(5, 0);
+            }
+            Self::Log { group, prefix } => {
+                writer.bytes_attribute(1, &group.to_be_bytes());
+                writer.text(2, prefix);
             }
             Self::SetMark { from } => {
                 writer.number(2, MARK);
@@ -385,6 +426,9 @@ impl Expression {
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
             Self::Lookup { .. } => "lookup",
+            Self::Counter => "counter",
+            Self::Limit { .. } => "limit",
+            Self::Log { .. } => "log",
             Self::Verdict(_) => "immediate",
             Self::Foreign(name) => name,
         }
@@ -438,6 +482,17 @@ impl Expression {
                     Some(0) => true,
                     Some(_) => return None,
                 },
+            }),
+            "counter" => Some(Self::Counter),
+            "limit" => {
+                let word = |kind| Some(u64::from_be_bytes(*data.find(kind)?.first_chunk()?));
+                let plain = data.number(4).unwrap_or(0) == 0 && data.number(5).unwrap_or(0) == 0;
+                (plain && word(2)? == 1)
+                    .then_some(Self::Limit { rate: word(1)?, burst: data.number(3)? })
+            }
+            "log" => Some(Self::Log {
+                group: u16::from_be_bytes(*data.find(1)?.first_chunk()?),
+                prefix: data.text(2)?.to_string(),
             }),
             "immediate" if data.number(1)? == 0 => read_verdict(data.nest(2)?).map(Self::Verdict),
             _ => None,
@@ -498,6 +553,13 @@ impl fmt::Display for Expression {
                     Some(ORIGINAL) => f.write_str(" , dir original ]"),
                     Some(_) => f.write_str(" , dir reply ]"),
                 }
+            }
+            Self::Counter => f.write_str("[ counter pkts 0 bytes 0 ]"),
+            Self::Limit { rate, burst } => {
+                write!(f, "[ limit rate {rate}/second burst {burst} type packets flags 0x0 ]")
+            }
+            Self::Log { group, prefix } => {
+                write!(f, "[ log prefix {prefix} group {group} snaplen 0 qthreshold 0 ]")
             }
             Self::SetMark { from } => write!(f, "[ ct set mark with reg {from} ]"),
             Self::Payload { base, offset, length, to } => {

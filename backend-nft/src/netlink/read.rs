@@ -83,6 +83,33 @@ pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failu
     }
 }
 
+/// Reads what every rule of our table counted: chain, index of the rule in it, packets and bytes.
+pub(crate) fn counters(
+    socket: &Socket,
+    mut each: impl FnMut(&str, usize, (u64, u64)),
+) -> Result<(), Failure> {
+    let mut last = (String::new(), 0);
+    socket.dump(
+        Kind::GetRule,
+        |writer| writer.text(1, TABLE),
+        |message| {
+            let attributes = message.attributes();
+            let chain = attributes.text(2).unwrap_or_default();
+            if attributes.text(1) != Some(TABLE) {
+                return;
+            }
+            if last.0 == chain {
+                last.1 += 1;
+            } else {
+                last = (chain.into(), 0);
+            }
+            if let Some(counted) = expression::counted(attributes.nest(4).unwrap_or_default()) {
+                each(chain, last.1, counted);
+            }
+        },
+    )
+}
+
 /// Looks at our table.
 pub(crate) fn observe(socket: &Socket, wanted: &Table) -> Result<Observed, Failure> {
     let flags = socket.ask(

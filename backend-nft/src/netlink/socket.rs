@@ -117,6 +117,13 @@ impl Socket {
                 Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
                 Err(_) => {
                     let error = io::Error::last_os_error();
+                    if error.raw_os_error() == Some(libc::EMSGSIZE) {
+                        let size = bytes.len();
+                        return Err(io::Error::other(alloc::format!(
+                            "a transaction of {size} bytes is longer than the socket's buffer, and making that longer \
+                             needs CAP_NET_ADMIN in the first user namespace"
+                        )));
+                    }
                     if error.kind() != io::ErrorKind::Interrupted {
                         return Err(error);
                     }

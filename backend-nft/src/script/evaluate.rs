@@ -111,6 +111,7 @@ impl Table {
         match &rule.statement {
             Statement::Verdict(verdict) => Some(verdict),
             Statement::Stamp(_) => Some(&Verdict::Accept),
+            Statement::Report(_) => None,
             Statement::Map(key, name) => {
                 let map = self.maps.get(name)?;
                 match key {

@@ -7,12 +7,13 @@ use core::fmt::{self, Display};
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Subnets, Ipv6Subnets};
-use netpol_core::ir::Family;
+use netpol_core::backend::Cause;
+use netpol_core::ir::{Family, PolicyRef};
 use netpol_core::model::Protocol;
 
 use super::{
-    AddressRange, Chain, Elements, End, Hook, Key, Match, Rule, Script, Stamp, Statement, Table,
-    Targets, Verdict, View,
+    AddressRange, Chain, Counted, Elements, End, Hook, Key, Match, Report, Rule, Script, Stamp,
+    Statement, Table, Targets, Verdict, View,
 };
 
 /// The name of our table.
@@ -59,6 +60,30 @@ impl Display for Chain {
     }
 }
 
+impl Display for Counted {
+    /// Writes everything there is to it, so that equal texts are equal values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.direction, self.verdict)?;
+        let uid = |f: &mut fmt::Formatter<'_>, policy: &PolicyRef| match &policy.uid {
+            Some(uid) => write!(f, " ({uid})"),
+            None => Ok(()),
+        };
+        match &self.cause {
+            Cause::Rules(origins) => origins.iter().try_for_each(|origin| {
+                write!(f, " {origin}")?;
+                uid(f, &origin.policy)
+            }),
+            Cause::Isolation(policies) => policies.iter().try_for_each(|policy| {
+                write!(f, " isolation by {policy}")?;
+                uid(f, policy)
+            }),
+            Cause::Default => f.write_str(" by default"),
+            Cause::UnknownPod => f.write_str(" unknown pod"),
+            Cause::Guard => f.write_str(" guard"),
+        }
+    }
+}
+
 impl Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -71,9 +96,16 @@ impl Display for Hook {
 impl Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.matches.iter().try_for_each(|condition| write!(f, "{condition} "))?;
+        if self.counted.is_some() {
+            f.write_str("counter packets 0 bytes 0 ")?;
+        }
         match &self.statement {
             Statement::Verdict(verdict) => write!(f, "{verdict}")?,
             Statement::Map(key, map) => write!(f, "{key} vmap @{map}")?,
+            Statement::Report(Report { group, per_second: rate, prefix }) => {
+                write!(f, "limit rate {rate}/second burst {rate} packets ")?;
+                write!(f, "log prefix \"{prefix}\" group {group}")?;
+            }
             Statement::Stamp(Stamp { mask, value }) => {
                 // As nft writes it: the bits that are set are among those that are kept.
                 let kept = !mask | value;

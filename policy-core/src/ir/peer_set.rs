@@ -1,8 +1,8 @@
 //! The addresses a rule matches.
 
-use alloc::string::ToString as _;
+use alloc::string::String;
 use alloc::sync::Arc;
-use core::fmt;
+use core::fmt::{self, Write as _};
 use core::net::IpAddr;
 use core::num::NonZeroU16;
 
@@ -82,7 +82,11 @@ impl PeerSelector {
     /// Returns the id that names a set of this selector.
     #[must_use]
     pub fn id(&self) -> PeerSetId {
-        PeerSetId::of(&self.to_string())
+        // Room for what most selectors take, so that the text is not moved while it grows.
+        let mut text = String::with_capacity(128);
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{self}");
+        PeerSetId::of(&text)
     }
 }
 

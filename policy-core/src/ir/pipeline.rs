@@ -134,7 +134,9 @@ pub struct PolicyRef {
 
 impl fmt::Display for PolicyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", Kind::from(self.kind), self.object)
+        fmt::Display::fmt(&Kind::from(self.kind), f)?;
+        f.write_str(" ")?;
+        fmt::Display::fmt(&self.object, f)
     }
 }
 

@@ -14,7 +14,7 @@ use netpol_core::model::{
 /// The node whose rules are measured.
 pub(crate) const NODE: &str = "n1";
 /// The port that every source may reach.
-pub(crate) const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 40_000;
 /// Pods on the node.
 const LOCAL: u32 = 100;
 /// Peers of a policy where policies are many.
@@ -71,10 +71,15 @@ impl Shape {
         }
     }
 
-    /// Returns the port of policy `index`: of a pod's policies every tenth is for `PORT`, the others for other ports.
+    /// Returns the port of policy `index`: of a pod's policies every tenth is for `PORT`, the others for ports below and
+    /// above it, so that whoever walks them in order has many to pass.
     const fn port(self, index: u32) -> u16 {
         let (_, before) = self.subject(index);
-        if before.is_multiple_of(10) { PORT } else { 10_000 + (before % 50_000) as u16 }
+        if before.is_multiple_of(10) {
+            return PORT;
+        }
+        let port = (1 + before * 7919 % 65_000) as u16;
+        if port == PORT { u16::MAX } else { port }
     }
 
     /// Returns the addresses that may reach the server, evenly from all there are.

@@ -4,26 +4,30 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::env;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
 use netpol_conformance::netlab::Crowd;
-use netpol_core::backend::Updated;
+use netpol_core::backend::{Dataplane, Updated};
 
 use super::Backend;
+use super::planted::{Bug, Planted};
 use super::traffic::{History, Traffic};
 use super::world::{OWN, Temper, World};
 
 /// A rest is taken after so many changes.
 const UNTIL_REST: usize = 60;
 /// How long the changes may take in all, and which part of that is for the wild world.
-const SECONDS: u32 = 50;
+const SECONDS: u32 = 40;
 const WILD: u32 = 3;
 /// How long it goes on in a world where the backend has no deltas.
 const WITHOUT_DELTAS: Duration = Duration::from_secs(10);
 /// The part of the changes that must have been made however slow the machine is.
-const AT_LEAST: usize = 100;
+const AT_LEAST: usize = 200;
+
+/// Two backends at once would count each other's time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// How much is changed.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +42,8 @@ struct Made {
     by_sync: usize,
     syncs: usize,
     rests: usize,
+    /// How long all deltas and all syncs took.
+    took: [Duration; 2],
 }
 
 pub(super) fn holds(backend: Backend, amount: Amount) {
@@ -45,13 +51,17 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
     let (seed, seconds) = (number("NETPOL_SEED", 1), number("NETPOL_SECONDS", SECONDS));
     eprintln!("change under load: NETPOL_SEED={seed} NETPOL_SECONDS={seconds}");
     let time = Duration::from_secs(seconds.into());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let begun = Instant::now();
-    let wild = in_world(backend, seed.into(), Temper::Wild, time / WILD, amount);
+    let (wild, wrong) = in_world(backend(), seed.into(), Temper::Wild, time / WILD, amount);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let left = Amount {
         updates: amount.updates.saturating_sub(wild.updates),
         syncs: amount.syncs.saturating_sub(wild.syncs),
     };
-    let calm = in_world(backend, seed.into(), Temper::Calm, time - begun.elapsed().min(time), left);
+    let time = time - begun.elapsed().min(time);
+    let (calm, wrong) = in_world(backend(), seed.into(), Temper::Calm, time, left);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let (updates, syncs) = (wild.updates + calm.updates, wild.syncs + calm.syncs);
     if updates < amount.updates || syncs < amount.syncs {
         eprintln!(
@@ -65,14 +75,30 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
     assert!(updates >= amount.updates / AT_LEAST, "only {updates} updates");
 }
 
-/// Makes changes in a world of a temper until there are enough or the time is over.
-fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount: Amount) -> Made {
+/// Plants bugs that show only while something changes, and expects each to be caught.
+pub(super) fn catches(backend: Backend) {
+    let time = Duration::from_secs(10);
+    for bug in [Bug::OpensInBetween, Bug::ForgetsChanges] {
+        let planted = Box::new(Planted::new(backend(), bug));
+        let amount = Amount { updates: 60, syncs: 3 };
+        let (_, wrong) = in_world(planted, 1, Temper::Wild, time, amount);
+        assert!(!wrong.is_empty(), "{bug:?} was not caught");
+    }
+}
+
+/// Makes changes in a world of a temper until there are enough or the time is over. Returns what was wrong, too.
+fn in_world(
+    mut dataplane: Box<dyn Dataplane + Send>,
+    seed: u64,
+    temper: Temper,
+    time: Duration,
+    amount: Amount,
+) -> (Made, Vec<String>) {
     let mut world = World::new(seed, 1500, temper);
     let flows = world.flows.clone();
     let mut crowd = Crowd::build().unwrap();
     let own = OWN.map(|address| address.parse().unwrap()).into();
     crowd.settle(own, World::pod_addresses()).unwrap();
-    let mut dataplane = backend();
     crowd.in_node(|| dataplane.sync(world.ruleset())).unwrap().unwrap();
     crowd.forget_after(3).unwrap();
     let history = History::new(world.verdicts());
@@ -99,14 +125,20 @@ fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount:
                 while !is_done(&made) {
                     let (_, delta) = world.change();
                     history.begin(world.verdicts());
-                    if (made.updates + made.syncs) % each == each - 1 {
+                    let asked = Instant::now();
+                    let mut way = 1;
+                    // Where syncs are slow, the time is for the deltas.
+                    let is_turn = (made.updates + made.syncs) % each == each - 1;
+                    if is_turn && (made.syncs == 0 || made.took[1] < begun.elapsed() * 2 / 5) {
                         dataplane.sync(world.ruleset()).unwrap();
                         made.syncs += 1;
                     } else {
                         let how = dataplane.update(world.ruleset(), &delta).unwrap();
                         made.updates += 1;
-                        made.by_sync += usize::from(how == Updated::BySync);
+                        way = usize::from(how == Updated::BySync);
+                        made.by_sync += way;
                     }
+                    made.took[way] += asked.elapsed();
                     history.complete();
                     if (made.updates + made.syncs) % UNTIL_REST == 0 {
                         let oracle = world.oracle();
@@ -137,6 +169,12 @@ fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount:
     });
     crowd.in_node(|| dataplane.remove()).unwrap().unwrap();
     let tally = &traffic.tally;
+    let mean = |time: Duration, count: usize| time / u32::try_from(count.max(1)).unwrap();
+    eprintln!(
+        "{temper:?}: a delta took {:?}, a sync {:?}",
+        mean(made.took[0], made.updates - made.by_sync),
+        mean(made.took[1], made.by_sync + made.syncs)
+    );
     eprintln!(
         "{temper:?}: {} updates ({} by sync), {} syncs, {} rests in {:?}: {} packets judged, {} of them denied, {} of \
          open connections ({} answers), {} either way, {} wrong",
@@ -152,10 +190,8 @@ fn in_world(backend: Backend, seed: u64, temper: Temper, time: Duration, amount:
         tally.either,
         tally.wrong.len()
     );
-    let wrong: Vec<_> = tally.wrong.iter().take(20).cloned().collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(tally.judged > 2000 && tally.denied > 100 && tally.answers > 100, "{tally:?}");
-    made
+    (made, tally.wrong.iter().take(20).cloned().collect())
 }
 
 /// Tells that the changes have ended, also where they ended by a panic.

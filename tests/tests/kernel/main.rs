@@ -11,12 +11,14 @@
 extern crate alloc;
 
 mod churn;
+mod drift;
 mod established;
 mod hairpin;
 mod hitless;
 mod killed;
 mod packets;
 mod planted;
+mod told;
 mod traffic;
 mod world;
 
@@ -53,7 +55,7 @@ struct Offers {
 
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr, treats: $treats:expr) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr, treats: $treats:expr, vandals: $vandals:expr) => {
         mod $backend {
             use super::*;
 
@@ -108,10 +110,32 @@ macro_rules! exam {
                 $kernel_test(|| offered::<Treating>($treats, established::lose_nothing));
             }
 
+            #[test]
+            fn what_others_do_to_our_objects_is_found_and_made_good_in_the_kernel() {
+                $kernel_test(|| {
+                    drift::is_made_good($survives, $pins, stringify!($backend), $vandals);
+                });
+            }
+
+            #[test]
+            fn counters_tell_how_many_packets_each_cause_decided_on_in_the_kernel() {
+                $kernel_test(|| told::counts(|| Box::new($dataplane)));
+            }
+
+            #[test]
+            fn denied_flows_are_told_with_their_cause_at_a_limited_rate_in_the_kernel() {
+                $kernel_test(|| told::denials(|| Box::new($dataplane)));
+            }
+
             /// The process that is killed.
             #[test]
             fn victim() {
                 killed::victim($survives);
+            }
+
+            #[test]
+            fn a_planted_bug_is_caught_under_load() {
+                $kernel_test(|| churn::catches(|| Box::new($dataplane)));
             }
 
             #[test]
@@ -126,25 +150,27 @@ exam!(
     ebpf,
     ebpf(),
     bpf_test,
-    Offers { strict: false },
+    Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 10_000, syncs: 500 },
     survives: |pins| Box::new(ebpf().pinned(pins.join("netpol"))),
     pins: true,
     kills: 200,
-    treats: Some(|established| Box::new(ebpf().with_established(established)))
+    treats: Some(|established| Box::new(ebpf().with_established(established))),
+    vandals: drift::EBPF
 );
 exam!(
     nft,
     NftDataplane::new(),
     kernel_test,
-    Offers { strict: false },
+    Offers { strict: true },
     packets: 200_000,
     changes: Amount { updates: 10_000, syncs: 500 },
     survives: |_| Box::new(NftDataplane::new()),
     pins: false,
     kills: 200,
-    treats: Some(|established| Box::new(NftDataplane::new().with_established(established)))
+    treats: Some(|established| Box::new(NftDataplane::new().with_established(established))),
+    vandals: drift::NFT
 );
 exam!(
     iptables_nft,
@@ -156,7 +182,10 @@ exam!(
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
     pins: false,
     kills: 100,
-    treats: None
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Nft).with_established(established))
+    }),
+    vandals: drift::IPTABLES_NFT
 );
 exam!(
     iptables_legacy,
@@ -168,14 +197,17 @@ exam!(
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
     pins: false,
     kills: 100,
-    treats: None
+    treats: Some(|established| {
+        Box::new(IptablesDataplane::with_variant(Variant::Legacy).with_established(established))
+    }),
+    vandals: drift::IPTABLES_LEGACY
 );
 
 /// Runs what a backend offers, and says what it does not.
 fn offered<T>(what: Option<T>, holds: impl FnOnce(T)) {
     match what {
         Some(what) => holds(what),
-        None => eprintln!("NOT OFFERED by this backend: {}", std::any::type_name::<T>()),
+        None => eprintln!("NOT OFFERED by this backend: {}", core::any::type_name::<T>()),
     }
 }
 

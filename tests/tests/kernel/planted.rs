@@ -18,10 +18,15 @@ pub(super) enum Bug {
     ForgetsRules,
     /// The first ruleset stays for ever.
     StandsStill,
+    /// Every third change is not carried out.
+    ForgetsChanges,
+    /// The old rules go before the new ones come.
+    OpensInBetween,
 }
 
 impl Bug {
-    pub(super) const ALL: [Self; 5] = [
+    /// Those that show while nothing changes.
+    pub(super) const AT_REST: [Self; 5] = [
         Self::ForgetsAPod,
         Self::ForgetsPeers,
         Self::ForgetsPorts,
@@ -71,7 +76,8 @@ impl Bug {
             Self::ForgetsRules => drop(rules.pop()),
             Self::ForgetsPeers => rules.iter_mut().for_each(|rule| rule.peers = Peers::Any),
             Self::ForgetsPorts => rules.iter_mut().for_each(|rule| rule.ports = Ports::Any),
-            Self::ForgetsAPod | Self::StandsStill => {}
+            Self::ForgetsAPod | Self::StandsStill | Self::ForgetsChanges | Self::OpensInBetween => {
+            }
         }
         RuleBlock::new(block.policy().clone(), block.direction(), rules)
     }
@@ -82,19 +88,28 @@ impl Bug {
 pub(super) struct Planted {
     inner: Box<dyn Dataplane + Send>,
     bug: Bug,
-    has_synced: bool,
+    synced: usize,
 }
 
 impl Planted {
     pub(super) fn new(inner: Box<dyn Dataplane + Send>, bug: Bug) -> Self {
-        Self { inner, bug, has_synced: false }
+        Self { inner, bug, synced: 0 }
     }
 }
 
 impl Dataplane for Planted {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        if self.bug == Bug::StandsStill && core::mem::replace(&mut self.has_synced, true) {
-            return Ok(());
+        self.synced += 1;
+        match self.bug {
+            Bug::StandsStill if self.synced > 1 => return Ok(()),
+            Bug::ForgetsChanges if self.synced.is_multiple_of(3) => return Ok(()),
+            Bug::OpensInBetween => self.inner.remove()?,
+            Bug::StandsStill
+            | Bug::ForgetsChanges
+            | Bug::ForgetsAPod
+            | Bug::ForgetsPeers
+            | Bug::ForgetsPorts
+            | Bug::ForgetsRules => {}
         }
         self.inner.sync(&self.bug.plant(ruleset))
     }

@@ -63,12 +63,8 @@ impl World {
         let pool = (0..events)
             .filter_map(|number| tame(event(seed.wrapping_mul(1_000_003) + number), temper))
             .collect();
-        let mut flows: Vec<Flow> = flows
-            .into_iter()
-            .filter(|flow| can_send(flow))
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
+        let mut flows: Vec<Flow> =
+            flows.into_iter().filter(can_send).collect::<BTreeSet<_>>().into_iter().collect();
         random.shuffle(&mut flows);
         flows.truncate(FLOWS);
         // What a pod sends to itself through its node has been through a Service.
@@ -170,7 +166,13 @@ fn tame(event: Event, temper: Temper) -> Option<Event> {
             Some(Event::PutPod(pod))
         }
         Event::PutNode(_) | Event::DeleteNode(_) | Event::InSync => None,
-        other => Some(other),
+        Event::DeletePod(_)
+        | Event::PutNamespace(_)
+        | Event::DeleteNamespace(_)
+        | Event::PutNetworkPolicy(_)
+        | Event::DeleteNetworkPolicy(_)
+        | Event::PutClusterNetworkPolicy(_)
+        | Event::DeleteClusterNetworkPolicy(_) => Some(event),
     }
 }
 

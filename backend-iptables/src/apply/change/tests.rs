@@ -1,5 +1,4 @@
 //! The model of the kernel takes every step of every delta, and is asked in between.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "test support")]
 
 use alloc::collections::BTreeMap;
 

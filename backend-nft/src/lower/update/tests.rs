@@ -11,17 +11,18 @@ use netpol_core::net::PrefixSet;
 
 use super::super::{Lowering, Versions};
 use crate::NftOptions;
-use crate::script::{Name, Stamp, Table};
+use crate::options::Style;
+use crate::script::{Name, Table};
 
-fn stamp() -> Option<Stamp> {
-    NftOptions::default().first_stamp()
+fn style() -> Style {
+    NftOptions::default().style()
 }
 
 /// Follows the deltas of a script. Returns how many could be followed, and how many not.
 fn follow(script: &Script, options: &Options) -> (usize, usize) {
     let mut engine = Engine::with_tuning(options.clone(), script.tuning);
     let mut cluster = Cluster::default();
-    let mut state = Lowering::new(engine.snapshot(), Versions::new(), stamp());
+    let mut state = Lowering::new(engine.snapshot(), Versions::new(), style());
     let (mut followed, mut not) = (0, 0);
     for happening in &script.happenings {
         let delta = match happening {
@@ -37,7 +38,7 @@ fn follow(script: &Script, options: &Options) -> (usize, usize) {
                 engine = Engine::with_tuning(options.clone(), script.tuning);
                 engine.apply_batch(listing(&cluster, *order));
                 engine.apply(Event::InSync);
-                state = Lowering::new(engine.snapshot(), Versions::new(), stamp());
+                state = Lowering::new(engine.snapshot(), Versions::new(), style());
                 continue;
             }
         };
@@ -56,9 +57,9 @@ fn follow(script: &Script, options: &Options) -> (usize, usize) {
 fn check(state: &mut Lowering, ruleset: &Ruleset, delta: &Delta) -> bool {
     let before = state.stamp;
     let result = state.update(ruleset, delta);
-    let wanted = Lowering::new(ruleset, Versions::new(), state.stamp);
+    let wanted = Lowering::new(ruleset, Versions::new(), Style { stamp: state.stamp, ..style() });
     let Ok(changes) = result else {
-        *state = Lowering::new(ruleset, Versions::new(), stamp());
+        *state = Lowering::new(ruleset, Versions::new(), style());
         return false;
     };
     let differ = differences(&state.table, &wanted.table);

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::{Number, Six, TABLE, whole, word};
 use crate::script::{
-    AddressRange, Chain, Elements, End, Key, Match, Rule, Script, Stamp, Statement, Targets,
-    Verdict, View,
+    AddressRange, Chain, Elements, End, Key, Match, Report, Rule, Script, Stamp, Statement,
+    Targets, Verdict, View,
 };
 
 impl Script {
@@ -56,7 +56,15 @@ fn chain_object(name: &str, chain: &Chain) -> Value {
 
 fn rule_object(chain: &str, rule: &Rule) -> Value {
     let mut expressions: Vec<Value> = rule.matches.iter().flat_map(conditions).collect();
+    if rule.counted.is_some() {
+        expressions.push(json!({ "counter": { "packets": 0, "bytes": 0 } }));
+    }
     match &rule.statement {
+        Statement::Report(Report { group, per_second, prefix }) => {
+            let limit = json!({ "rate": per_second, "burst": per_second, "per": "second" });
+            expressions.push(json!({ "limit": limit }));
+            expressions.push(json!({ "log": { "prefix": **prefix, "group": group } }));
+        }
         Statement::Verdict(verdict) => expressions.push(verdict_value(verdict)),
         Statement::Map(key, map) => {
             expressions.extend(implied(*key));
