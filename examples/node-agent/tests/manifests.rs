@@ -3,7 +3,6 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
-    clippy::indexing_slicing,
     clippy::wildcard_enum_match_arm,
     reason = "test support"
 )]
