@@ -48,6 +48,8 @@ use rules::Chains;
 pub use variant::Variant;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// How often a sync looks again at what somebody else changes meanwhile.
+const ATTEMPTS: u32 = 4;
 
 /// Our chains and sets in the network namespace that the calling thread is in.
 ///
@@ -250,15 +252,34 @@ impl Home {
         Ok(Observed { sets: sets::listed(&self.ipset)?, chains: [v4?, v6?] })
     }
 
+    /// Looks, and leads to the ruleset; again where what was seen was changed meanwhile, by a predecessor's last command
+    /// that was still on its way for example.
     fn sync(&mut self, options: &Iptables, ruleset: &Ruleset) -> Result<(), SyncError> {
         self.listen(options);
-        let there = self.observe()?;
         let mut memory = Memory::fresh(ruleset);
         if let Some(held) = self.held.take() {
             memory.generations = held.layout.memory.generations;
         }
-        let mut wanted = Wanted::new(options, ruleset, memory, &there)?;
-        let changed = wanted.renew(options, ruleset, &there)?;
+        for _ in 1..ATTEMPTS {
+            let there = self.observe()?;
+            match self.lead_to(options, ruleset, memory.clone(), &there) {
+                Err(SyncError::Refused { .. }) if !self.observe()?.looks_like(&there) => {}
+                done => return done,
+            }
+        }
+        let there = self.observe()?;
+        self.lead_to(options, ruleset, memory, &there)
+    }
+
+    fn lead_to(
+        &mut self,
+        options: &Iptables,
+        ruleset: &Ruleset,
+        memory: Memory,
+        there: &Observed,
+    ) -> Result<(), SyncError> {
+        let mut wanted = Wanted::new(options, ruleset, memory, there)?;
+        let changed = wanted.renew(options, ruleset, there)?;
         sets::create(&self.ipset, wanted.missing())?;
         let spare_is_there = there.sets.contains_key(sets::SPARE);
         for (name, elements) in wanted.damaged() {
@@ -277,10 +298,11 @@ impl Home {
         let held = Held::new(wanted.layout, ruleset, wanted.fills);
         settle(&self.ipset, &held, changed)?;
         // A set that the kernel still holds is left to the next sync: nothing of ours refers to it.
-        let stale = |name: &String| !held.layout.roles.contains_key(name.as_str());
-        let mut names: BTreeSet<String> = there.sets.into_keys().filter(stale).collect();
+        let stale = |name: &str| !held.layout.roles.contains_key(name);
+        let mut names: BTreeSet<String> =
+            there.sets.keys().filter(|name| stale(name)).cloned().collect();
         names.append(&mut self.garbage);
-        names.retain(stale);
+        names.retain(|name| stale(name));
         let left = sets::destroy(&self.ipset, names.into_iter().collect(), sets::SOON)?;
         self.garbage = left.into_iter().collect();
         self.held = Some(held);

@@ -11,6 +11,8 @@ use std::thread;
 
 use netpol_core::backend::SyncError;
 
+use crate::netlink::leash;
+
 /// What a program said before it failed.
 #[derive(Debug)]
 struct Said(String);
@@ -30,7 +32,7 @@ pub(super) fn run(
     input: &str,
     object: &str,
 ) -> Result<String, SyncError> {
-    let mut child = Command::new(program)
+    let mut child = leash(&mut Command::new(program))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
