@@ -77,7 +77,9 @@ impl Engine {
     fn recall_labels(&self, labels: Id) -> Labels {
         let labels = self.labels.labels(labels).iter();
         Labels(
-            labels.filter_map(|(key, value)| Some((self.text(*key)?, self.text(*value)?))).collect(),
+            labels
+                .filter_map(|(key, value)| Some((self.text(*key)?, self.text(*value)?)))
+                .collect(),
         )
     }
 
