@@ -30,6 +30,11 @@ use netpol_k8s::manifest::{ReadOptions, read_str};
 
 /// Two pods, `a` and `b`, on one node.
 fn lab() -> Lab {
+    lab_at(["10.1.0.2", "fd00::2"])
+}
+
+/// As above, with `b` at these addresses.
+fn lab_at(b: [&str; 2]) -> Lab {
     let pod = |name, addresses: [&str; 2]| PlannedPod {
         pod: ObjectRef::new("x", name),
         node: "node".into(),
@@ -38,7 +43,7 @@ fn lab() -> Lab {
     let node = PlannedNode { name: "node".into(), addresses: vec!["192.168.7.1".parse().unwrap()] };
     Lab::build(&Plan {
         nodes: vec![node],
-        pods: vec![pod("a", ["10.1.0.1", "fd00::1"]), pod("b", ["10.1.0.2", "fd00::2"])],
+        pods: vec![pod("a", ["10.1.0.1", "fd00::1"]), pod("b", b)],
         ..Plan::default()
     })
     .unwrap()
@@ -167,15 +172,26 @@ impl Drop for AtEnd<'_> {
 #[test]
 fn no_packet_meets_half_an_update() {
     bpf::kernel_test("updates under load", || {
-        let lab = lab();
+        let addresses = ["10.2.0.2", "fd01::2"];
+        let lab = lab_at(addresses);
         // `a` goes from one peer set to another, the policies change beside it, and `b` is bound to others. Port 85 is
-        // open all the while, port 82 never.
-        let fixed = [NAMESPACE, &pod("b", 2, "app: b, tier: b")].concat();
-        let states = [
-            [pod("a", 1, "app: a"), policy("one", "app: a", 85), policy("two", "app: c", 82)],
-            [pod("a", 1, "app: c"), policy("one", "app: a", 82), policy("two", "app: c", 85)],
-        ]
-        .map(|state| puts(&state.concat()));
+        // open all the while, port 82 never. A thousand rows that change too are written between those of `a` and `b`,
+        // so that half a change would be there for long.
+        let b = pod("b", 2, "app: b").replace("10.1.0.2", addresses[0]);
+        let fixed = [NAMESPACE, &b.replace("fd00::2", addresses[1])].concat();
+        let crowd = |labels: &str| -> String {
+            let pods = (0..500).map(|number| {
+                let address = format!("10.1.{}.{}", 1 + number / 200, number % 200);
+                let pod = pod(&format!("c{number}"), 9, labels).replace("10.1.0.9", &address);
+                pod.replace("fd00::9", &format!("fd00::9:{number}"))
+            });
+            pods.collect()
+        };
+        let states = ["app: a", "app: c"].map(|labels| {
+            let (one, two) = if labels == "app: a" { (85, 82) } else { (82, 85) };
+            let policies = [policy("one", "app: a", one), policy("two", "app: c", two)];
+            puts(&[pod("a", 1, labels), policies.concat(), crowd(labels)].concat())
+        });
         let mut engine = engine(on_node(), &fixed);
         engine.apply_batch(states[0].clone());
         let mut dataplane = EbpfDataplane::default();
@@ -197,7 +213,7 @@ fn no_packet_meets_half_an_update() {
             });
             let end = AtEnd(&over);
             let mut probes = Vec::new();
-            for address in ["10.1.0.2", "fd00::2"] {
+            for address in addresses {
                 for number in [82, 85] {
                     let number = NonZeroU16::new(number).unwrap();
                     for traffic in [Traffic::Tcp(number), Traffic::Udp(number)] {
@@ -222,7 +238,7 @@ fn no_packet_meets_half_an_update() {
         });
         let updates = updates.into_inner();
         eprintln!("updates under load: {updates} updates, {asked} probes, 0 wrong");
-        assert!(updates > 20 && asked > 0);
+        assert!(updates > 5 && asked > 0);
     });
 }
 
@@ -322,10 +338,14 @@ fn bpftool(arguments: &[&str]) -> String {
 fn what_somebody_changed_is_found_and_repaired() {
     bpf::kernel_test("drift", || {
         let lab = lab();
+        // Others have maps of these names; ours has an address that no other has.
+        let [.., c, d] = std::process::id().to_be_bytes();
+        let mine = pod("mine", 3, "app: a").replace("10.1.0.3", &format!("10.99.{c}.{d}"));
         let text = [
             NAMESPACE,
             &pod("a", 1, "app: a"),
             &pod("b", 2, "app: b"),
+            &mine,
             &policy("one", "app: a", 80),
         ];
         let engine = engine(on_node(), &text.concat());
@@ -337,25 +357,22 @@ fn what_somebody_changed_is_found_and_repaired() {
         assert!(!may(&mut dataplane));
         assert_eq!(drifts(&lab, &mut dataplane, &engine), []);
 
-        // Other tests have maps of this name; ours has an address that no other has.
-        let ids = bpftool(&["map", "show", "name", "np_hosts"]);
-        let mine = ids.lines().filter_map(|line| line.split_once(": hash")).map(|(id, _)| id);
-        let mine: Vec<&str> = mine
+        let maps = bpftool(&["map", "show", "name", "np_hosts"]);
+        let ids = maps.lines().filter_map(|line| line.split_once(": hash")).map(|(id, _)| id);
+        let key = format!("04 00 00 00 0a 63 {c:02x} {d:02x}{}", " 00".repeat(12));
+        let mine: Vec<&str> = ids
             .filter(|id| {
-                let key = "04 00 00 00 0a 01 00 01 00 00 00 00 00 00 00 00 00 00 00 00";
-                let key: Vec<&str> = key.split(' ').collect();
                 let mut arguments = vec!["map", "delete", "id", *id, "key", "hex"];
-                arguments.extend(key);
+                arguments.extend(key.split(' '));
                 Command::new("bpftool").args(&arguments).output().unwrap().status.success()
             })
             .collect();
-        assert!(!mine.is_empty());
+        assert_eq!(mine.len(), 1);
         let changed = |object: &str, difference| Drift { object: object.into(), difference };
         assert_eq!(
             drifts(&lab, &mut dataplane, &engine),
             [changed("map np_hosts", Difference::Changed)]
         );
-        assert_eq!(probe(&lab, &[80]), [TimedOut, Passed]);
         sync(&lab, &mut dataplane, &engine);
         assert_eq!(drifts(&lab, &mut dataplane, &engine), []);
         assert_eq!(probe(&lab, &[80]), [Passed, Passed]);

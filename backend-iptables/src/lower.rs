@@ -142,14 +142,9 @@ pub(crate) fn gathered(value: u32, mask: u32) -> u32 {
 /// The rules, and what the sets that they name are for.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    #[cfg_attr(not(feature = "apply"), expect(dead_code, reason = "only updates ask"))]
     pub(crate) memory: Memory,
     pub(crate) filters: [Filter; 2],
     pub(crate) roles: BTreeMap<Name, (Family, Role)>,
-    #[cfg_attr(
-        not(feature = "apply"),
-        expect(dead_code, reason = "reports are read from the kernel")
-    )]
     pub(crate) reports: BTreeMap<Arc<str>, Reported>,
     /// What each pipeline became, so that the next layout need not make it again.
     lowered: BTreeMap<(Family, PipelineId, Place), Lowered>,

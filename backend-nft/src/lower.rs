@@ -8,7 +8,8 @@
 //!
 //! Where open connections are judged again, `passed` writes the generation of the rules into the connection's mark, and
 //! `forward` lets pass without more ado what carries it. After a change the generation is another one, so that the next packet
-//! of every connection is judged, whichever way it goes: the chains read both ends from the connection.
+//! of every connection is judged, whichever way it goes: packets of replies by chains of their own, which read both ends from
+//! the connection.
 //!
 //! In strict mode both first drop what comes from an address of pods that no known pod owns, and `forward` what goes to one.
 //! What the node itself sends passes neither.
@@ -57,8 +58,9 @@ pub(crate) use update::{Changes, Edit, Indivisible, Order};
 const FORWARD: &str = "forward";
 /// The chain that judges what does not pass without being judged.
 const JUDGE: &str = "judge";
-/// The chain for packets of no connection that is known.
-const UNTRACKED: &str = "untracked";
+/// The chains that judge open connections by packets of their replies: both ends are read from the connection.
+const JUDGE_REPLIES: &str = "judge-replies";
+const TO_PODS_OF_REPLIES: &str = "to-pods-of-replies";
 /// The chain of what both sides let through.
 const PASSED: &str = "passed";
 /// The chain that judges the destination's side.
@@ -97,6 +99,9 @@ impl Builder<'_> {
     fn bind(&mut self, endpoint: &Endpoint) {
         for address in &endpoint.addresses {
             for place in Place::ALL {
+                if place.is_of_replies() && self.state.stamp.is_none() {
+                    continue;
+                }
                 let family = Family::of(*address);
                 let Some(verdict) = self.entry(endpoint, family, place) else { continue };
                 let entries = self.state.dispatch.entry((place, family)).or_default();
@@ -180,9 +185,17 @@ impl Dispatch {
         let named = |what: &str, text: &str| -> Name {
             version::named(&alloc::format!("{what}-{}-{}", place.as_str(), digit(family)), text)
         };
+        let guard = match place {
+            Place::Egress | Place::EgressOfReply => "guard-egress",
+            Place::Ingress | Place::IngressOfReply => "guard-ingress",
+            Place::Node => "guard-node",
+        };
         let names = Self {
             map: named("dispatch", &alloc::format!("{targets}")),
-            guard: named("guard", &alloc::format!("{keys}")),
+            guard: version::named(
+                &alloc::format!("{guard}-{}", digit(family)),
+                &alloc::format!("{keys}"),
+            ),
         };
         state.put_map(&names.map, targets);
         state.put_set(&names.guard, || keys);
@@ -217,18 +230,18 @@ fn frame(
     let mut judge = strict(&[End::Source, End::Destination]);
     judge.extend(unjudged.iter().cloned());
     if stamp.is_some() {
-        judge.push(verdict(vec![Match::Untracked], Verdict::Goto(UNTRACKED.into())));
+        judge.push(verdict(vec![Match::Reply], Verdict::Goto(JUDGE_REPLIES.into())));
     }
-    judge.extend(dispatch_rules(Place::Egress, stamp, dispatched, guards));
+    judge.extend(dispatch_rules(Place::Egress, dispatched, guards));
     judge.push(to_pods);
 
     let mut input = strict(&[End::Source]);
-    let node = dispatch_rules(Place::Node, stamp, dispatched, guards);
+    let node = dispatch_rules(Place::Node, dispatched, guards);
     if !node.is_empty() {
         input.extend(unjudged);
         input.extend(node);
     }
-    let mut to_pods = dispatch_rules(Place::Ingress, stamp, dispatched, guards);
+    let mut to_pods = dispatch_rules(Place::Ingress, dispatched, guards);
     to_pods.push(passed);
 
     let mut chains = Vec::new();
@@ -238,7 +251,12 @@ fn frame(
     match stamp {
         Some(_) => {
             add(JUDGE, None, related.iter().cloned().chain(judge).collect());
-            add(UNTRACKED, None, untracked(dispatched, guards));
+            let mut replies = dispatch_rules(Place::EgressOfReply, dispatched, guards);
+            replies.push(Rule::always(Verdict::Goto(TO_PODS_OF_REPLIES.into())));
+            add(JUDGE_REPLIES, None, replies);
+            let mut to_pods = dispatch_rules(Place::IngressOfReply, dispatched, guards);
+            to_pods.push(Rule::always(Verdict::Goto(PASSED.into())));
+            add(TO_PODS_OF_REPLIES, None, to_pods);
             if !input.is_empty() {
                 // A reply that comes in is to what the node sent, which is never judged (NP-125, NP-128).
                 let replies = [accept(Match::Reply)].into_iter().chain(related);
@@ -263,7 +281,9 @@ fn frame(
 fn frame_of_stamp(stamp: Stamp) -> [(Name, Chain); 2] {
     let accept = Rule::new(vec![Match::Stamped(stamp)], Statement::Verdict(Verdict::Accept));
     let forward = vec![accept, Rule::always(Verdict::Goto(JUDGE.into()))];
-    let passed = vec![Rule::new(Vec::new(), Statement::Stamp(stamp))];
+    // What belongs to no connection that is known cannot be marked, but passes.
+    let stamped = Rule::new(Vec::new(), Statement::Stamp(stamp));
+    let passed = vec![stamped, Rule::always(Verdict::Accept)];
     [
         (FORWARD.into(), Chain { hook: Some(Hook::Forward), rules: forward }),
         (PASSED.into(), Chain { hook: None, rules: passed }),
@@ -273,14 +293,13 @@ fn frame_of_stamp(stamp: Stamp) -> [(Name, Chain); 2] {
 /// Returns the rules that lead addresses to their pipelines, and drop those for which there was none.
 fn dispatch_rules(
     place: Place,
-    stamp: Option<Stamp>,
     dispatched: &BTreeMap<(Place, Family), Dispatch>,
     guards: &[Rule; 2],
 ) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in [Family::V4, Family::V6] {
         let Some(Dispatch { map, guard }) = dispatched.get(&(place, family)) else { continue };
-        let key = Key::Address(place.view(stamp), family, place.subject());
+        let key = Key::Address(place.view(), family, place.subject());
         rules.push(Rule::new(Vec::new(), Statement::Map(key, map.clone())));
         rules.push(guarded(key, guard, place, guards));
     }
@@ -290,24 +309,8 @@ fn dispatch_rules(
 /// Returns the rule that drops what has an address of a guard.
 fn guarded(key: Key, guard: &Name, place: Place, guards: &[Rule; 2]) -> Rule {
     let [egress, ingress] = guards.clone();
-    let denied = if place == Place::Ingress { ingress } else { egress };
+    let denied = if place.direction() == Direction::Ingress { ingress } else { egress };
     Rule { matches: vec![Match::In(key, guard.clone())], ..denied }
-}
-
-/// Returns the rules for packets of no connection that is known, which have no direction: those from and to pods with
-/// policies are dropped.
-fn untracked(dispatched: &BTreeMap<(Place, Family), Dispatch>, guards: &[Rule; 2]) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for (place, family) in [Place::Egress, Place::Ingress]
-        .into_iter()
-        .flat_map(|place| [Family::V4, Family::V6].map(|family| (place, family)))
-    {
-        let Some(Dispatch { guard, .. }) = dispatched.get(&(place, family)) else { continue };
-        let key = Key::Address(View::Packet, family, place.subject());
-        rules.push(guarded(key, guard, place, guards));
-    }
-    rules.push(Rule::always(Verdict::Accept));
-    rules
 }
 
 /// Returns the rules of strict mode, with the end of a packet that each is about: an address of pods that nobody owns.
@@ -346,7 +349,8 @@ fn unknown_pods(builder: &mut Builder<'_>) -> Vec<(End, Rule)> {
 
 /// Returns whether an object of the frame has this name: it stays, whether or not anything refers to it.
 fn is_frame(name: &str) -> bool {
-    [FORWARD, "input", JUDGE, UNTRACKED, PASSED, TO_PODS, PORTED].contains(&name)
+    [FORWARD, "input", JUDGE, JUDGE_REPLIES, PASSED, TO_PODS, TO_PODS_OF_REPLIES, PORTED]
+        .contains(&name)
         || [Family::V4, Family::V6].map(own_addresses).contains(&name)
 }
 
@@ -410,28 +414,24 @@ fn topology(ruleset: &Ruleset) -> Topology {
 }
 
 impl Place {
-    /// Returns where the place's chains read addresses: from the connection where packets of both directions are judged.
-    /// (What the node answers to its pods leaves through output, which is not hooked.)
-    const fn view(self, stamp: Option<Stamp>) -> View {
-        match (self, stamp) {
-            (Self::Egress | Self::Ingress, Some(_)) => View::Connection,
-            (Self::Egress | Self::Ingress, None) | (Self::Node, _) => View::Packet,
-        }
+    /// Returns where the place's chains read addresses.
+    const fn view(self) -> View {
+        if self.is_of_replies() { View::Connection } else { View::Packet }
     }
 
     /// Returns which end of a packet is the pod that is judged.
     const fn subject(self) -> End {
         match self {
-            Self::Egress | Self::Node => End::Source,
-            Self::Ingress => End::Destination,
+            Self::Egress | Self::Node | Self::EgressOfReply => End::Source,
+            Self::Ingress | Self::IngressOfReply => End::Destination,
         }
     }
 
     /// Returns which end of a packet is the peer.
     const fn peer(self) -> End {
         match self {
-            Self::Egress | Self::Node => End::Destination,
-            Self::Ingress => End::Source,
+            Self::Egress | Self::Node | Self::EgressOfReply => End::Destination,
+            Self::Ingress | Self::IngressOfReply => End::Source,
         }
     }
 }

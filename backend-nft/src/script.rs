@@ -105,8 +105,6 @@ pub enum Match {
     Related,
     /// `ct direction reply`: against the direction in which the connection was opened.
     Reply,
-    /// `ct state invalid,untracked`: no connection that is known.
-    Untracked,
     /// The connection was judged by this generation of the rules.
     Stamped(Stamp),
     /// `icmpv6 type 133-137`: solicitations, advertisements, redirects (NP-115).
@@ -250,7 +248,6 @@ impl Rule {
             Match::EstablishedOrRelated
             | Match::Related
             | Match::Reply
-            | Match::Untracked
             | Match::Stamped(_)
             | Match::NeighbourDiscovery
             | Match::Within(..)

@@ -12,12 +12,10 @@ use netpol_core::ir::{self, Direction, Family, PeerSelector, PeerSet, PeerSetId,
 use netpol_core::net::{Intervals, PrefixSet};
 use sha2::{Digest as _, Sha256};
 
-use super::pipeline::Place;
 use super::state::Lowering;
 use super::version::named;
 use crate::script::{
     AddressRange, Chain, Counted, Elements, Match, Name, Report, Rule, Statement, Targets, Verdict,
-    View,
 };
 
 /// Up to this many sets of addresses are looked up one by one.
@@ -54,10 +52,6 @@ pub(super) enum Networks {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) const fn view(&self, place: Place) -> View {
-        place.view(self.state.stamp)
-    }
-
     /// Adds a chain named by its rules.
     pub(super) fn chain(&mut self, prefix: &str, family: Family, rules: Vec<Rule>) -> Name {
         let mut text = String::new();

@@ -13,7 +13,7 @@ use netpol_core::net::PortSet;
 
 use super::builder::{Builder, Networks};
 use super::step::{self, Step, Who};
-use super::{PASSED, TO_PODS, own_addresses};
+use super::{PASSED, TO_PODS, TO_PODS_OF_REPLIES, own_addresses};
 use crate::script::{Counted, Key, Match, Name, Rule, Statement, Verdict, View};
 
 /// Where a pipeline is entered. One egress pipeline is two programs: towards pods and the world, and towards the node.
@@ -25,15 +25,25 @@ pub(super) enum Place {
     Ingress,
     /// Packets to the node itself, by source (DEC-01).
     Node,
+    /// As egress, for packets that go against the direction of an open connection that is judged again.
+    EgressOfReply,
+    /// As ingress, for the same.
+    IngressOfReply,
 }
 
 impl Place {
-    pub(super) const ALL: [Self; 3] = [Self::Egress, Self::Ingress, Self::Node];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Egress, Self::Ingress, Self::Node, Self::EgressOfReply, Self::IngressOfReply];
+
+    /// Returns whether packets of replies are judged here.
+    pub(super) const fn is_of_replies(self) -> bool {
+        matches!(self, Self::EgressOfReply | Self::IngressOfReply)
+    }
 
     pub(super) const fn direction(self) -> Direction {
         match self {
-            Self::Egress | Self::Node => Direction::Egress,
-            Self::Ingress => Direction::Ingress,
+            Self::Egress | Self::Node | Self::EgressOfReply => Direction::Egress,
+            Self::Ingress | Self::IngressOfReply => Direction::Ingress,
         }
     }
 
@@ -42,6 +52,8 @@ impl Place {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::Node => "node",
+            Self::EgressOfReply => "egress-reply",
+            Self::IngressOfReply => "ingress-reply",
         }
     }
 }
@@ -54,7 +66,9 @@ impl Builder<'_> {
     pub(super) fn allowed(&self, place: Place) -> Verdict {
         match place {
             Place::Egress => Verdict::Goto(TO_PODS.into()),
+            Place::EgressOfReply => Verdict::Goto(TO_PODS_OF_REPLIES.into()),
             Place::Ingress if self.state.stamp.is_some() => Verdict::Goto(PASSED.into()),
+            Place::IngressOfReply => Verdict::Goto(PASSED.into()),
             Place::Ingress | Place::Node => Verdict::Accept,
         }
     }
@@ -104,7 +118,7 @@ impl Builder<'_> {
                 if place != Place::Node {
                     // DEC-03: a pod's NetworkPolicies always let it reach itself through a Service.
                     let itself = Match::In(
-                        Key::Addresses(self.view(place), family),
+                        Key::Addresses(place.view(), family),
                         own_addresses(family).into(),
                     );
                     rules.push(Rule::new(vec![itself], Statement::Verdict(self.allowed(place))));
@@ -165,7 +179,7 @@ impl Builder<'_> {
             let map = self.port_map(entries);
             rules.push(Rule::new(
                 Vec::new(),
-                Statement::Map(Key::Port(self.view(place), protocol), map),
+                Statement::Map(Key::Port(place.view(), protocol), map),
             ));
         }
         rules.extend(pieces.rest.iter().flat_map(|step| self.step(step, family, place, pass)));
@@ -183,7 +197,7 @@ impl Builder<'_> {
         }
         let ports = match &step.ports {
             Ports::Any => vec![Vec::new()],
-            Ports::Set(ports) => self.port_matches(ports, self.view(place)),
+            Ports::Set(ports) => self.port_matches(ports, place.view()),
         };
         let cause = || Cause::Rules(step.origins.iter().cloned().collect());
         let then = match step.action {
@@ -207,7 +221,7 @@ impl Builder<'_> {
 
     fn members(&mut self, ids: &BTreeSet<PeerSetId>, family: Family, place: Place) -> Alternatives {
         let lookups = self.lookups(ids, family);
-        let view = self.view(place);
+        let view = place.view();
         let key = Key::Address(view, family, place.peer());
         let mut alternatives: Alternatives =
             lookups.sets.into_iter().map(|set| vec![Match::In(key, set)]).collect();

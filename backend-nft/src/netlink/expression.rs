@@ -71,10 +71,9 @@ const SRC_IP6: u32 = 21;
 /// `IP_CT_DIR_ORIGINAL` and `IP_CT_DIR_REPLY`.
 const ORIGINAL: u8 = 0;
 const REPLY: u8 = 1;
-/// `NF_CT_STATE_BIT(…)` of `IP_CT_ESTABLISHED` and `IP_CT_RELATED`, `NF_CT_STATE_INVALID_BIT`, `NF_CT_STATE_UNTRACKED_BIT`.
+/// `NF_CT_STATE_BIT(…)` of `IP_CT_ESTABLISHED` and `IP_CT_RELATED`.
 const ESTABLISHED_OR_RELATED: u32 = 0x6;
 const RELATED: u32 = 0x4;
-const INVALID_OR_UNTRACKED: u32 = 0x41;
 
 /// Returns a rule's expressions, as `nft` would compile its text.
 pub(crate) fn expressions(rule: &Rule) -> Vec<Expression> {
@@ -114,7 +113,6 @@ fn condition_expressions(condition: &Match, list: &mut Vec<Expression>) {
     match condition {
         Match::EstablishedOrRelated => state(ESTABLISHED_OR_RELATED, list),
         Match::Related => state(RELATED, list),
-        Match::Untracked => state(INVALID_OR_UNTRACKED, list),
         Match::Reply => list.extend([connection(DIRECTION, None, FIRST), compare(EQUAL, &[REPLY])]),
         Match::Stamped(Stamp { mask, value }) => list.extend([
             connection(MARK, None, FIRST),

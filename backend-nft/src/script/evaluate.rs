@@ -133,8 +133,7 @@ impl Table {
             | Match::NeighbourDiscovery
             | Match::Related
             | Match::Reply
-            | Match::Stamped(_)
-            | Match::Untracked => false,
+            | Match::Stamped(_) => false,
             Match::In(key, set) => self.looked_up(*key, set, packet) == Some(true),
             Match::NotIn(key, set) => self.looked_up(*key, set, packet) == Some(false),
             Match::Within(_, end, range) => range.contains(packet.address(*end)),

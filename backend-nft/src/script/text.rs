@@ -122,7 +122,6 @@ impl Display for Match {
             Self::EstablishedOrRelated => f.write_str("ct state established,related"),
             Self::Related => f.write_str("ct state related"),
             Self::Reply => f.write_str("ct direction reply"),
-            Self::Untracked => f.write_str("ct state invalid,untracked"),
             Self::Stamped(Stamp { mask, value }) => {
                 if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
                     write!(f, "ct mark 0x{value:08x}/{}", mask.leading_ones())

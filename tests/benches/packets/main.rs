@@ -94,7 +94,7 @@ impl Routers {
     fn build(wanted: &Wanted, report: &mut Report) -> Self {
         let build = |rules, shape, ruleset: &Ruleset| {
             let mut router = Router::build(rules, shape, wanted.family, ruleset);
-            router.prove(wanted.family);
+            router.prove(wanted.family, &format!("{rules:?} {shape:?}"));
             router
         };
         let none = Ruleset::new(Parts::default());

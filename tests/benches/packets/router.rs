@@ -145,12 +145,18 @@ impl Router {
     }
 
     /// Proves that the rules are in force: one address must get through and another must not.
-    pub(crate) fn prove(&mut self, family: Family) {
+    pub(crate) fn prove(&mut self, family: Family, name: &str) {
         let Self { lab, server, client, dataplane, .. } = self;
         let enforced = dataplane.is_some();
         lab.in_pod(&client_pod(), || {
-            client.measure(Kind::Udp, 3, server).unwrap();
-            assert_eq!(arrives(outsider(family), server).unwrap(), !enforced, "the rules' effect");
+            // A machine under load may lose the first.
+            let passed = (0..3).any(|_| client.measure(Kind::Udp, 3, server).is_ok());
+            assert!(passed, "{name}: what the rules allow does not arrive");
+            assert_eq!(
+                arrives(outsider(family), server).unwrap(),
+                !enforced,
+                "{name}: an outsider"
+            );
         })
         .unwrap();
     }

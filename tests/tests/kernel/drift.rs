@@ -41,7 +41,8 @@ pub(super) const NFT: &[Vandal] = &[
     ),
     (
         "empties a set",
-        "for s in $(nft -t list table inet netpol | sed -n 's/^\tset \\([^ ]*\\) {/\\1/p'); do nft list set inet netpol $s | grep -q elements && nft flush set inet netpol $s && exit 0; done; exit 1",
+        "for s in $(nft -t list table inet netpol | sed -n 's/^\tset \\(s[0-9a-f-]*-4\\) {/\\1/p'); do \
+         nft list set inet netpol $s | grep -q elements && nft flush set inet netpol $s && exit 0; done; exit 1",
         AtOnce,
     ),
 ];
@@ -155,8 +156,7 @@ pub(super) fn is_made_good(new: Surviving, pins: bool, name: &str, vandals: &[Va
             }
             if let Some(drift) = drift(dataplane, ruleset) {
                 assert!(!drift.is_empty(), "{what}: not found");
-                let drift: Vec<_> = drift.iter().map(ToString::to_string).collect();
-                eprintln!("{name}: somebody {what}: {}", drift.join(", "));
+                eprintln!("{name}: {what}: {}", drift[0]);
                 found += 1;
             }
             dataplane.sync(ruleset).unwrap();

@@ -2,12 +2,14 @@
 
 use alloc::collections::BTreeMap;
 
-use netpol_conformance::events::{Happening, Script};
+use netpol_conformance::events::{Happening, Script, puts};
 use netpol_core::backend::Program as _;
+use netpol_core::compile::Options;
 use netpol_core::engine::{Delta, Engine, Event};
-use netpol_core::ir::{Family, Flow, Ruleset, Verdict};
-use netpol_core::model::Cidr;
+use netpol_core::ir::{Family, Flow, Ruleset, Scope, Transport, Verdict};
+use netpol_core::model::{Cidr, Protocol};
 use netpol_core::net::PrefixSet;
+use netpol_k8s::manifest::{ReadOptions, read_str};
 
 use super::{Op, Plan, plan};
 use crate::Iptables;
@@ -166,7 +168,7 @@ fn campaign(seeds: core::ops::Range<u64>, script: impl Fn(u64) -> Script, enough
     let mut all = Ways::default();
     for seed in seeds {
         let mut script = script(seed);
-        script.flows.truncate(150);
+        script.flows.truncate(600);
         if seed % 3 == 0 {
             let ranges = ["10.0.0.0/8", "fd00::/8"].map(|text| Cidr::parse(text).unwrap());
             script.options.pod_ranges = PrefixSet::from_cidrs(&ranges);
@@ -182,10 +184,77 @@ fn campaign(seeds: core::ops::Range<u64>, script: impl Fn(u64) -> Script, enough
 
 #[test]
 fn every_step_of_every_delta_keeps_what_old_and_new_agree_on() {
-    campaign(0..12, |seed| Script::new(seed, 60), [50, 50]);
+    campaign(0..24, |seed| Script::new(seed, 60), [50, 50]);
 }
 
 #[test]
 fn pods_that_change_their_labels_lose_and_leak_nothing() {
     campaign(100..106, |seed| Script::relabels(seed, 60), [100, 0]);
+}
+
+/// A node whose pod `server` admits pods of either of two labels, and pods of a third that may not send.
+const MEETING: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: default}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: server, namespace: default, labels: {app: server}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIPs: [{ip: 10.0.0.1}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: mute, namespace: default, labels: {app: mute}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIPs: [{ip: 10.0.0.2}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: in, namespace: default}
+spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{podSelector: {matchLabels: {app: one}}}], ports: [{port: 1}]}, {from: [{podSelector: {matchLabels: {app: two}}}]}, {from: [{podSelector: {matchLabels: {app: mute}}}], ports: [{port: 3}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: default}
+spec: {podSelector: {matchLabels: {app: mute}}, policyTypes: [Egress]}
+---
+";
+
+/// Takes one event's steps while the server is asked for what comes from an address, at every port that matters.
+fn meets(events: Vec<Event>, change: Event, source: &str) -> Ways {
+    let mut engine = Engine::new(Options { scope: Scope::Node("n1".into()), ..Options::default() });
+    let meeting = read_str("meeting.yaml", MEETING, &ReadOptions::default()).unwrap().cluster;
+    engine.apply_batch(puts(&meeting).into_iter().chain(events).chain([Event::InSync]));
+    let before = engine.snapshot().clone();
+    let mut kernel = Kernel::synced(Iptables::default(), &before);
+    let delta = engine.apply(change);
+    let to = |port| {
+        let transport = Transport::Port(Protocol::Tcp, port);
+        Flow::new(source.parse().unwrap(), "10.0.0.1".parse().unwrap(), transport)
+    };
+    kernel.update(&before, engine.snapshot(), &delta, &[1, 2, 3].map(to));
+    assert_eq!(kernel.ways.rules + kernel.ways.synced, 0, "{delta:?}");
+    kernel.ways
+}
+
+fn pod(name: &str, app: &str, node: &str, address: &str) -> Event {
+    let text = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: default, labels: {{app: {app}}}}}, \
+         spec: {{nodeName: {node}, containers: [{{name: c, image: i}}]}}, status: {{podIPs: [{{ip: {address}}}]}}}}"
+    );
+    let read = read_str("pod.yaml", &text, &ReadOptions::default()).unwrap().cluster;
+    Event::PutPod(read.pods.into_values().next().unwrap())
+}
+
+#[test]
+fn a_peer_that_changes_its_label_is_allowed_all_the_while() {
+    let before = vec![pod("peer", "one", "n2", "10.0.1.1")];
+    assert!(meets(before, pod("peer", "two", "n2", "10.0.1.1"), "10.0.1.1").steps >= 2);
+}
+
+#[test]
+fn a_pod_that_comes_and_may_not_send_never_sends_to_who_admits_it() {
+    assert!(meets(Vec::new(), pod("late", "mute", "n1", "10.0.0.3"), "10.0.0.3").steps >= 2);
+}
+
+#[test]
+fn a_pod_that_goes_and_might_not_send_never_sends_to_who_admitted_it() {
+    let late = pod("late", "mute", "n1", "10.0.0.3");
+    let Event::PutPod(gone) = &late else { return };
+    let gone = Event::DeletePod(gone.meta.object.clone());
+    assert!(meets(vec![late], gone, "10.0.0.3").steps >= 2);
 }

@@ -95,7 +95,6 @@ fn conditions(condition: &Match) -> Vec<Value> {
         Match::EstablishedOrRelated => state(json!(["established", "related"])),
         Match::Related => state("related".into()),
         Match::Reply => equal(&connection("direction"), &"reply".into()),
-        Match::Untracked => state(json!(["invalid", "untracked"])),
         Match::Stamped(Stamp { mask, value }) => {
             if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
                 let prefix = json!({ "prefix": { "addr": value, "len": mask.leading_ones() } });
