@@ -21,7 +21,9 @@ struct Kernel {
     ruleset: Option<Ruleset>,
     fails: bool,
     refuses_deltas: bool,
+    /// Somebody else has changed what is in force, and whether that was heard since the last call that looked or wrote.
     drifted: bool,
+    is_heard: bool,
     calls: Vec<&'static str>,
 }
 
@@ -31,6 +33,11 @@ struct Fake(Arc<Mutex<Kernel>>);
 impl Fake {
     fn kernel(&self) -> MutexGuard<'_, Kernel> {
         self.0.lock().unwrap()
+    }
+
+    fn drift(&self) {
+        let mut kernel = self.kernel();
+        (kernel.drifted, kernel.is_heard) = (true, true);
     }
 
     fn calls(&self) -> Vec<&'static str> {
@@ -46,7 +53,7 @@ impl Dataplane for Fake {
             return Err(SyncError::refused("table inet netpol", "no memory"));
         }
         kernel.ruleset = Some(ruleset.clone());
-        kernel.drifted = false;
+        (kernel.drifted, kernel.is_heard) = (false, false);
         Ok(())
     }
 
@@ -60,6 +67,7 @@ impl Dataplane for Fake {
         there.apply(delta).unwrap();
         assert_eq!(there, *ruleset, "the delta leads from what is there to what should be");
         kernel.ruleset = Some(there);
+        kernel.is_heard = false;
         Ok(Updated::ByDelta)
     }
 
@@ -71,7 +79,7 @@ impl Dataplane for Fake {
     }
 
     fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
-        Ok(self.kernel().drifted)
+        Ok(self.kernel().is_heard)
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {
@@ -177,10 +185,10 @@ fn what_others_change_is_put_back_and_counted_also_if_we_write_in_between() {
     enforcer.take(vec![pod("a", 1), Change::InSync], Instant::now());
     enforcer.turn();
     assert_eq!(fake.calls(), ["sync"], "nobody wrote, so nothing is looked at");
-    fake.kernel().drifted = true;
+    fake.drift();
     enforcer.turn();
     assert_eq!(fake.calls(), ["verify", "sync"]);
-    fake.kernel().drifted = true;
+    fake.drift();
     enforcer.take(vec![pod("b", 2)], Instant::now());
     assert_eq!(fake.calls(), ["update"]);
     enforcer.turn();
