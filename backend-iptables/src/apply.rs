@@ -28,6 +28,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Instant;
 use std::{fs, io, thread};
 
 use netpol_core::backend::{Counter, Dataplane, Denials, Drift, Established, SyncError, Updated};
@@ -48,6 +49,11 @@ use rules::Chains;
 pub use variant::Variant;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// How often a sync looks again that was refused quickly, and how much longer it waits each time.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(20);
+/// What is refused later than this has waited for others already.
+const QUICK: Duration = Duration::from_millis(900);
 
 /// Our chains and sets in the network namespace that the calling thread is in.
 ///
@@ -139,7 +145,17 @@ impl IptablesDataplane {
     fn sync_with(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
         self.home()?;
         let Self { home: Some(home), options, .. } = self else { return Ok(()) };
-        let done = home.sync(options, ruleset);
+        let mut done = Ok(());
+        for attempt in 0..ATTEMPTS {
+            thread::sleep(PAUSE * attempt);
+            let begun = Instant::now();
+            done = home.sync(options, ruleset);
+            // Somebody else may have been at it in between: the child process of one that was killed, for instance.
+            let again = matches!(done, Err(SyncError::Refused { .. })) && begun.elapsed() < QUICK;
+            if !again {
+                break;
+            }
+        }
         match (&done, options.own_address) {
             (Err(SyncError::Refused { .. }), OwnAddress::Compare)
                 if !rules::can_compare(home.variant, home.patience)? =>
