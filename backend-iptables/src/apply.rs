@@ -28,6 +28,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Instant;
 use std::{fs, io, thread};
 
 use netpol_core::backend::{Counter, Dataplane, Denials, Drift, Established, SyncError, Updated};
@@ -48,8 +49,11 @@ use rules::Chains;
 pub use variant::Variant;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-/// How often a sync looks again at what somebody else changes meanwhile.
+/// How often a sync looks again that was refused quickly, and how much longer it waits each time.
 const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(20);
+/// What is refused later than this has waited for others already.
+const QUICK: Duration = Duration::from_millis(900);
 
 /// Our chains and sets in the network namespace that the calling thread is in.
 ///
@@ -141,7 +145,17 @@ impl IptablesDataplane {
     fn sync_with(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
         self.home()?;
         let Self { home: Some(home), options, .. } = self else { return Ok(()) };
-        let done = home.sync(options, ruleset);
+        let mut done = Ok(());
+        for attempt in 0..ATTEMPTS {
+            thread::sleep(PAUSE * attempt);
+            let begun = Instant::now();
+            done = home.sync(options, ruleset);
+            // Somebody else may have been at it in between: the child process of one that was killed, for instance.
+            let again = matches!(done, Err(SyncError::Refused { .. })) && begun.elapsed() < QUICK;
+            if !again {
+                break;
+            }
+        }
         match (&done, options.own_address) {
             (Err(SyncError::Refused { .. }), OwnAddress::Compare)
                 if !rules::can_compare(home.variant, home.patience)? =>
@@ -252,34 +266,15 @@ impl Home {
         Ok(Observed { sets: sets::listed(&self.ipset)?, chains: [v4?, v6?] })
     }
 
-    /// Looks, and leads to the ruleset; again where what was seen was changed meanwhile, by a predecessor's last command
-    /// that was still on its way for example.
     fn sync(&mut self, options: &Iptables, ruleset: &Ruleset) -> Result<(), SyncError> {
         self.listen(options);
+        let there = self.observe()?;
         let mut memory = Memory::fresh(ruleset);
         if let Some(held) = self.held.take() {
             memory.generations = held.layout.memory.generations;
         }
-        for _ in 1..ATTEMPTS {
-            let there = self.observe()?;
-            match self.lead_to(options, ruleset, memory.clone(), &there) {
-                Err(SyncError::Refused { .. }) if !self.observe()?.looks_like(&there) => {}
-                done => return done,
-            }
-        }
-        let there = self.observe()?;
-        self.lead_to(options, ruleset, memory, &there)
-    }
-
-    fn lead_to(
-        &mut self,
-        options: &Iptables,
-        ruleset: &Ruleset,
-        memory: Memory,
-        there: &Observed,
-    ) -> Result<(), SyncError> {
-        let mut wanted = Wanted::new(options, ruleset, memory, there)?;
-        let changed = wanted.renew(options, ruleset, there)?;
+        let mut wanted = Wanted::new(options, ruleset, memory, &there)?;
+        let changed = wanted.renew(options, ruleset, &there)?;
         sets::create(&self.ipset, wanted.missing())?;
         let spare_is_there = there.sets.contains_key(sets::SPARE);
         for (name, elements) in wanted.damaged() {
@@ -298,11 +293,10 @@ impl Home {
         let held = Held::new(wanted.layout, ruleset, wanted.fills);
         settle(&self.ipset, &held, changed)?;
         // A set that the kernel still holds is left to the next sync: nothing of ours refers to it.
-        let stale = |name: &str| !held.layout.roles.contains_key(name);
-        let mut names: BTreeSet<String> =
-            there.sets.keys().filter(|name| stale(name)).cloned().collect();
+        let stale = |name: &String| !held.layout.roles.contains_key(name.as_str());
+        let mut names: BTreeSet<String> = there.sets.into_keys().filter(stale).collect();
         names.append(&mut self.garbage);
-        names.retain(|name| stale(name));
+        names.retain(stale);
         let left = sets::destroy(&self.ipset, names.into_iter().collect(), sets::SOON)?;
         self.garbage = left.into_iter().collect();
         self.held = Some(held);

@@ -1,5 +1,11 @@
 //! The conversions from `k8s-openapi` types, held against the manifest reader over all case files.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test support")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "test support"
+)]
 
 use core::fmt::Debug;
 

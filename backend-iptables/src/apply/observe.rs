@@ -25,13 +25,6 @@ pub(super) struct Observed {
     pub(super) chains: [Chains; 2],
 }
 
-impl Observed {
-    /// Returns whether chains and names of sets are the same.
-    pub(super) fn looks_like(&self, other: &Self) -> bool {
-        self.chains == other.chains && self.sets.keys().eq(other.sets.keys())
-    }
-}
-
 /// What should be there.
 pub(super) struct Wanted {
     pub(super) layout: Layout,
