@@ -57,7 +57,7 @@ pub trait Dataplane: Debug {
     /// Compares what is there with what `ruleset` asks for, without touching it. Empty: it holds.
     ///
     /// # Errors
-    /// What is there cannot be read.
+    /// What is there cannot be read, or the backend does not offer it.
     fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
         let _ = ruleset;
         Err(not_offered("comparing what is enforced with what should be"))
@@ -76,7 +76,7 @@ pub trait Dataplane: Debug {
     /// new connections and, after a change, the next ones of open connections. What is replaced counts from zero again.
     ///
     /// # Errors
-    /// The counters cannot be read.
+    /// The counters cannot be read, or the backend does not count.
     fn counters(&mut self) -> Result<Vec<Counter>, SyncError> {
         Err(not_offered("counting"))
     }
@@ -84,7 +84,7 @@ pub trait Dataplane: Debug {
     /// Returns the denied flows that were reported since the last call. The kernel reports at a limited rate.
     ///
     /// # Errors
-    /// The reports cannot be read.
+    /// The reports cannot be read, or the backend makes none.
     fn denials(&mut self) -> Result<Denials, SyncError> {
         Err(not_offered("reporting denied flows"))
     }
