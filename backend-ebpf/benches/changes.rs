@@ -13,7 +13,7 @@ use netpol_core::compile::Options;
 use netpol_core::engine::{Delta, Engine, Event};
 use netpol_core::ir::Scope;
 use netpol_core::model::{Labels, Pod};
-use netpol_ebpf::EbpfDataplane;
+use netpol_ebpf::{EbpfDataplane, Updates};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 /// Returns the processor time of this process so far, in the kernel too.
@@ -106,7 +106,7 @@ fn main() {
     drop(cluster);
     engine.apply(Event::InSync);
     let (resident, before) = (status("VmRSS"), locked());
-    let mut dataplane = EbpfDataplane::default();
+    let mut dataplane = EbpfDataplane::default().with_updates(Updates::InPlace);
     println!("| what | processor time |\n|---|---|");
     let (time, outcome) = timed(|| dataplane.sync(engine.snapshot()));
     outcome.unwrap();

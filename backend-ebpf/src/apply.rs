@@ -37,6 +37,20 @@ pub use error::LoadError;
 pub use loaded::Loaded;
 use pins::Pins;
 
+/// How a change of the ruleset gets into the kernel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Updates {
+    /// The whole ruleset is loaded beside the one in force, in maps of its own, and then switched to.
+    #[default]
+    Beside,
+    /// Rows of the maps in force are replaced, and one version switches them all. Costs what changes, but is **not exact
+    /// enough to stand between tenants**: under 2,358 changes, one of 871,850 packets was lost that the old ruleset and the
+    /// new one allow. The likely cause: the kernel gives the memory of a replaced row to the next row at once, so that a
+    /// processor that stalls between finding a row and reading it reads another's.
+    InPlace,
+}
+
 /// The hooks of network namespaces: [`sync`](Dataplane::sync) and [`remove`](Dataplane::remove) speak of the one that
 /// the calling thread is in, and one value can hold several.
 ///
@@ -45,6 +59,7 @@ use pins::Pins;
 pub struct EbpfDataplane {
     backend: Ebpf,
     established: Established,
+    updates: Updates,
     pins: Option<PathBuf>,
     kernel: Option<Kernel>,
     namespaces: BTreeMap<Namespace, Attached>,
@@ -60,6 +75,7 @@ impl EbpfDataplane {
         Self {
             backend,
             established: Established::Recheck,
+            updates: Updates::Beside,
             pins: None,
             kernel: None,
             namespaces: BTreeMap::new(),
@@ -85,6 +101,13 @@ impl EbpfDataplane {
     #[must_use]
     pub const fn with_established(mut self, established: Established) -> Self {
         self.established = established;
+        self
+    }
+
+    /// Says how [`update`](Dataplane::update) makes a change.
+    #[must_use]
+    pub const fn with_updates(mut self, updates: Updates) -> Self {
+        self.updates = updates;
         self
     }
 
@@ -168,7 +191,8 @@ impl Dataplane for EbpfDataplane {
     /// Changes rows of the maps in force, and switches to them in one step. What they have no room for is loaded beside
     /// them.
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
-        if let Some(attached) = self.namespaces.get_mut(&namespace()?)
+        if self.updates == Updates::InPlace
+            && let Some(attached) = self.namespaces.get_mut(&namespace()?)
             && attached.update(delta).is_ok()
         {
             return Ok(Updated::ByDelta);

@@ -10,7 +10,7 @@ mod lower;
 
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
-pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded};
+pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded, Updates};
 pub use image::MapImage;
 pub use lower::{Limits, Lowering, Told, UpdateError};
 

@@ -25,7 +25,7 @@ use netpol_core::engine::{Delta, Engine, Event};
 use netpol_core::ir::{Direction, Scope, Transport, Verdict};
 use netpol_core::model::{Cidr, Cluster, ObjectRef, Protocol};
 use netpol_core::net::PrefixSet;
-use netpol_ebpf::{Ebpf, EbpfDataplane, Kernel, Limits};
+use netpol_ebpf::{Ebpf, EbpfDataplane, Kernel, Limits, Updates};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 /// Two pods, `a` and `b`, on one node.
@@ -138,7 +138,8 @@ fn the_maps_follow_every_change() {
                 options.pod_ranges = PrefixSet::from_cidrs(&some);
             }
             let mut engine = Engine::with_tuning(options, script.tuning);
-            let mut dataplane = EbpfDataplane::default().with_kernel(kernel);
+            let mut dataplane =
+                EbpfDataplane::default().with_updates(Updates::InPlace).with_kernel(kernel);
             sync(&lab, &mut dataplane, &engine);
             for happening in &script.happenings {
                 let delta = match happening {
@@ -194,7 +195,7 @@ fn no_packet_meets_half_an_update() {
         });
         let mut engine = engine(on_node(), &fixed);
         engine.apply_batch(states[0].clone());
-        let mut dataplane = EbpfDataplane::default();
+        let mut dataplane = EbpfDataplane::default().with_updates(Updates::InPlace);
         sync(&lab, &mut dataplane, &engine);
         let over = AtomicBool::new(false);
         let updates = AtomicUsize::new(0);
@@ -254,7 +255,7 @@ fn what_was_counted_and_denied_is_told_by_rule() {
             &policy("two", "app: c", 81),
         ];
         let engine = engine(on_node(), &text.concat());
-        let mut dataplane = EbpfDataplane::default();
+        let mut dataplane = EbpfDataplane::default().with_updates(Updates::InPlace);
         sync(&lab, &mut dataplane, &engine);
         assert_eq!(
             probe(&lab, &[80, 81, 80]),
@@ -310,7 +311,7 @@ fn a_pod_that_is_not_known_yet_talks_to_nobody_in_strict_mode() {
         let pods = ["10.1.0.0/24", "fd00::/64"].map(|text| Cidr::parse(text).unwrap());
         let options = Options { pod_ranges: PrefixSet::from_cidrs(&pods), ..on_node() };
         let mut engine = engine(options, &text);
-        let mut dataplane = EbpfDataplane::default();
+        let mut dataplane = EbpfDataplane::default().with_updates(Updates::InPlace);
         sync(&lab, &mut dataplane, &engine);
         assert_eq!(probe(&lab, &[80]), [TimedOut, TimedOut]);
         let denials = lab.in_node("node", || dataplane.denials()).unwrap().unwrap();
@@ -349,7 +350,7 @@ fn what_somebody_changed_is_found_and_repaired() {
             &policy("one", "app: a", 80),
         ];
         let engine = engine(on_node(), &text.concat());
-        let mut dataplane = EbpfDataplane::default();
+        let mut dataplane = EbpfDataplane::default().with_updates(Updates::InPlace);
         sync(&lab, &mut dataplane, &engine);
         let may = |dataplane: &mut EbpfDataplane| {
             lab.in_node("node", || dataplane.may_have_drifted()).unwrap().unwrap()
@@ -427,7 +428,8 @@ fn a_change_that_fits_in_no_map_leaves_the_ruleset_in_force() {
             let mut limits = Limits::default();
             set(&mut limits, to);
             let mut engine = engine(on_node(), &small);
-            let mut dataplane = EbpfDataplane::new(Ebpf::with_limits(limits));
+            let mut dataplane =
+                EbpfDataplane::new(Ebpf::with_limits(limits)).with_updates(Updates::InPlace);
             sync(&lab, &mut dataplane, &engine);
             let before = engine.clone();
             let delta = engine.apply_batch(puts(&large));
@@ -450,7 +452,7 @@ fn maps_that_have_become_too_small_are_loaded_anew() {
     bpf::kernel_test("growing maps", || {
         let lab = lab();
         let mut engine = engine(on_node(), &many(2, 1));
-        let mut dataplane = EbpfDataplane::default();
+        let mut dataplane = EbpfDataplane::default().with_updates(Updates::InPlace);
         sync(&lab, &mut dataplane, &engine);
         // More port rows than there is room for beside.
         let policy = |number: u16| policy(&format!("r{number}"), "id: n1", 1 + 2 * number);
