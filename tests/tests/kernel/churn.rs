@@ -80,7 +80,7 @@ pub(super) fn catches(backend: Backend) {
     let time = Duration::from_secs(10);
     for bug in [Bug::OpensInBetween, Bug::ForgetsChanges] {
         let planted = Box::new(Planted::new(backend(), bug));
-        let amount = Amount { updates: 60, syncs: 3 };
+        let amount = Amount { updates: 150, syncs: 8 };
         let (_, wrong) = in_world(planted, 1, Temper::Wild, time, amount);
         assert!(!wrong.is_empty(), "{bug:?} was not caught");
     }
@@ -190,7 +190,9 @@ fn in_world(
         tally.either,
         tally.wrong.len()
     );
-    assert!(tally.judged > 2000 && tally.denied > 100 && tally.answers > 100, "{tally:?}");
+    // What is wrong is wrong however little was asked.
+    let is_enough = tally.judged > 2000 && tally.denied > 100 && tally.answers > 100;
+    assert!(is_enough || !tally.wrong.is_empty(), "{tally:?}");
     (made, tally.wrong.iter().take(20).cloned().collect())
 }
 
