@@ -18,8 +18,7 @@ use super::world::{OWN, Temper, World};
 
 /// A rest is taken after so many changes.
 const UNTIL_REST: usize = 60;
-/// How long the changes may take in all, and which part of that is for the wild world.
-const SECONDS: u32 = 40;
+/// Which part of the time is for the wild world.
 const WILD: u32 = 3;
 /// How long it goes on in a world where the backend has no deltas.
 const WITHOUT_DELTAS: Duration = Duration::from_secs(10);
@@ -34,6 +33,8 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 pub(super) struct Amount {
     pub(super) updates: usize,
     pub(super) syncs: usize,
+    /// How long it may take in all.
+    pub(super) seconds: u32,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ struct Made {
 
 pub(super) fn holds(backend: Backend, amount: Amount) {
     let number = |name, otherwise| env::var(name).map_or(otherwise, |text| text.parse().unwrap());
-    let (seed, seconds) = (number("NETPOL_SEED", 1), number("NETPOL_SECONDS", SECONDS));
+    let (seed, seconds) = (number("NETPOL_SEED", 1), number("NETPOL_SECONDS", amount.seconds));
     eprintln!("change under load: NETPOL_SEED={seed} NETPOL_SECONDS={seconds}");
     let time = Duration::from_secs(seconds.into());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,6 +59,7 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
     let left = Amount {
         updates: amount.updates.saturating_sub(wild.updates),
         syncs: amount.syncs.saturating_sub(wild.syncs),
+        seconds,
     };
     let time = time - begun.elapsed().min(time);
     let (calm, wrong) = in_world(backend(), seed.into(), Temper::Calm, time, left);
@@ -80,7 +82,7 @@ pub(super) fn catches(backend: Backend) {
     let time = Duration::from_secs(10);
     for bug in [Bug::OpensInBetween, Bug::ForgetsChanges] {
         let planted = Box::new(Planted::new(backend(), bug));
-        let amount = Amount { updates: 150, syncs: 8 };
+        let amount = Amount { updates: 150, syncs: 8, seconds: 10 };
         let (_, wrong) = in_world(planted, 1, Temper::Wild, time, amount);
         assert!(!wrong.is_empty(), "{bug:?} was not caught");
     }
