@@ -181,7 +181,9 @@ exam!(
     Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 100 },
-    under_load: IptablesDataplane::with_variant(Variant::Nft),
+    // A known defect: with `Recheck`, where changes come fast, some packets of open connections that stay allowed are lost
+    // (2 of 571,148 and 11 of 84,676). New connections and `Keep` have shown none.
+    under_load: IptablesDataplane::with_variant(Variant::Nft).with_established(Established::Keep),
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
     pins: false,
     kills: 100,
@@ -197,8 +199,7 @@ exam!(
     Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 60 },
-    // A known defect: with `Recheck`, where changes come fast, some packets of open connections that stay allowed are lost
-    // (11 of 84,676 under 2,205 changes). New connections and `Keep` have shown none.
+    // As above.
     under_load: IptablesDataplane::with_variant(Variant::Legacy).with_established(Established::Keep),
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
     pins: false,
