@@ -13,6 +13,7 @@ mod message;
 mod object;
 mod read;
 mod socket;
+mod table;
 
 pub(crate) use batch::{Batch, Failure};
 pub(crate) use conntrack::{Half, clear};
@@ -21,6 +22,7 @@ pub(crate) use log::Log;
 pub(crate) use object::Operation;
 pub(crate) use read::{Observed, counters, observe, set_names, stamp};
 pub(crate) use socket::Socket;
+pub(crate) use table::{Holder, Holding, can_own, holder};
 
 use alloc::string::String;
 use core::fmt::Write as _;

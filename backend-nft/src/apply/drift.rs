@@ -68,7 +68,7 @@ impl Connection {
         let observed = observe(&self.socket, &wanted)?;
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
-        if !observed.exists {
+        if observed.holder.is_none() {
             found.push(table(Difference::Missing));
             return Ok(found);
         }

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::lower::{Versions, unversioned, versioned};
-use crate::netlink::Operation;
+use crate::netlink::{Holding, Operation};
 use crate::script::{Elements, Name, Table, Targets};
 
 /// What has to be done, in order.
@@ -116,11 +116,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Plans a table in one transaction, in place of whatever has its name.
-    pub(super) fn whole(wanted: &'a Table) -> Vec<Operation<'a>> {
+    pub(super) fn whole(wanted: &'a Table, holding: Holding) -> Vec<Operation<'a>> {
         static EMPTY: Table =
             Table { sets: BTreeMap::new(), maps: BTreeMap::new(), chains: BTreeMap::new() };
         let plan = Plan::between(&EMPTY, wanted);
-        [Operation::NewTable, Operation::DeleteTable, Operation::NewTable]
+        let shared = Operation::NewTable(Holding::Shared); // Deleting holds also where there is none.
+        [shared, Operation::DeleteTable, Operation::NewTable(holding)]
             .into_iter()
             .chain(plan.create)
             .chain(plan.switch)
@@ -190,7 +191,7 @@ pub(super) fn deletion<'a>(operations: &[Operation<'a>]) -> Vec<Operation<'a>> {
         Operation::Empty(_) => 1,
         Operation::DeleteChain(_) => 3,
         Operation::DeleteSet(_) => 2,
-        Operation::NewTable
+        Operation::NewTable(_)
         | Operation::DeleteTable
         | Operation::NewSet(..)
         | Operation::NewMap(..)

@@ -7,6 +7,7 @@ use super::batch::Batch;
 use super::element::{self, Element, Kind as SetKind, VERDICT};
 use super::expression::{expressions, write_all};
 use super::message::{APPEND, CREATE, Kind};
+use super::table::Holding;
 use crate::script::{Elements, Hook, Name, Rule, TABLE, Targets};
 
 /// A list of elements is split before its message's attribute reaches 64 KB.
@@ -15,7 +16,8 @@ const LIST: usize = 60_000;
 /// One step of a transaction.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation<'a> {
-    NewTable,
+    /// Declares the table; one that is there and that nobody owns is taken over, if so asked.
+    NewTable(Holding),
     /// With everything in it.
     DeleteTable,
     /// Declares a set, empty.
@@ -41,11 +43,7 @@ impl Batch {
     /// Adds an operation.
     pub(crate) fn push(&mut self, operation: &Operation<'_>) {
         match operation {
-            Operation::NewTable => {
-                self.message(Kind::NewTable, CREATE, ("table", None), |writer| {
-                    writer.text(1, TABLE);
-                });
-            }
+            Operation::NewTable(holding) => self.new_table(TABLE, *holding),
             Operation::DeleteTable => {
                 self.message(Kind::DelTable, 0, ("table", None), |writer| writer.text(1, TABLE));
             }

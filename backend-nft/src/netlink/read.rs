@@ -12,6 +12,7 @@ use super::expression::{self, Expression, expressions};
 use super::message::{Attributes, ITEM, Kind};
 use super::object::userdata;
 use super::socket::Socket;
+use super::table::{self, Flags, Holder};
 use crate::script::{
     Chain, Elements, Key, Match, Name, Rule, Stamp, Statement, TABLE, Table, Targets, Verdict,
 };
@@ -24,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What is in the kernel, as far as it matters for reaching a wanted table.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
-    /// Whether there is a table of our name.
-    pub(crate) exists: bool,
+    /// Who may change the table of our name; `None` where there is none.
+    pub(crate) holder: Option<Holder>,
     /// Whether something of ours has another type, or the table is switched off: it cannot be changed in place.
     pub(crate) foreign: bool,
     /// Objects by name. What is not wanted is there by name only; a chain that is not as wanted is there as one that
@@ -112,14 +113,11 @@ pub(crate) fn counters(
 
 /// Looks at our table.
 pub(crate) fn observe(socket: &Socket, wanted: &Table) -> Result<Observed, Failure> {
-    let flags = socket.ask(
-        Kind::GetTable,
-        |writer| writer.text(1, TABLE),
-        |message| message.attributes().number(2),
-    )?;
-    let Some(flags) = flags else { return Ok(Observed::default()) };
+    let Some(Flags { holder, is_dormant }) = table::flags(socket)? else {
+        return Ok(Observed::default());
+    };
     let mut observed =
-        Observed { exists: true, foreign: flags.unwrap_or(0) != 0, table: Table::default() };
+        Observed { holder: Some(holder), foreign: is_dormant, table: Table::default() };
     observed.sets(socket, wanted)?;
     observed.chains(socket, wanted)?;
     Ok(observed)

@@ -5,7 +5,7 @@ use netpol_core::backend::{Backend as _, Dataplane, Established, LowerError};
 use netpol_core::ir::Ruleset;
 use netpol_ebpf::{Ebpf, EbpfDataplane};
 use netpol_iptables::{Iptables, IptablesDataplane};
-use netpol_nft::{Nft, NftDataplane};
+use netpol_nft::{Nft, NftDataplane, Ownership};
 
 use crate::cli::{BackendName, DataplaneArgs};
 
@@ -68,7 +68,11 @@ fn of(chosen: Chosen, args: &DataplaneArgs) -> anyhow::Result<Box<dyn Dataplane>
             Box::new(dataplane.with_established(established))
         }
         Chosen::Iptables => Box::new(IptablesDataplane::new().with_established(established)),
-        Chosen::Nft => Box::new(NftDataplane::new().with_established(established)),
+        Chosen::Nft => {
+            // Whoever enforces as long as the node runs keeps others from emptying the table.
+            let dataplane = NftDataplane::new().with_ownership(Ownership::Preferred);
+            Box::new(dataplane.with_established(established))
+        }
     })
 }
 
