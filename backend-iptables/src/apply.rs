@@ -314,34 +314,32 @@ impl Home {
     fn switch(&self, there: &[Chains; 2], wanted: &[Chains; 2]) -> Result<(), SyncError> {
         let [v4, v6] = there;
         let [new_v4, new_v6] = wanted;
-        self.change_both(|family| match family {
-            Family::V4 => [v4.way_to(new_v4), new_v4.way_to(v4)],
-            Family::V6 => [v6.way_to(new_v6), new_v6.way_to(v6)],
-        })
+        let [of_v4, of_v6] = [(v4, new_v4), (v6, new_v6)];
+        let of = |family| if family == Family::V4 { of_v4 } else { of_v6 };
+        let there = |family| of(family).0.way_to(of(family).1);
+        self.change_both(there, |family| of(family).1.way_to(of(family).0))
     }
 
-    /// Has both families changed by a text each, or neither: `texts` are the way there and the way back.
+    /// Has both families changed by a text each, or neither: the way there, or the way back.
     fn change_both(
         &self,
-        texts: impl Fn(Family) -> [Option<String>; 2] + Sync,
+        there: impl Fn(Family) -> Option<String> + Sync,
+        back: impl Fn(Family) -> Option<String>,
     ) -> Result<(), SyncError> {
-        let change = |family, text: &Option<String>| match text {
-            Some(text) => rules::restore(self.variant, family, text, self.patience),
+        let change = |family, text: Option<String>| match text {
+            Some(text) => rules::restore(self.variant, family, &text, self.patience),
             None => Ok(()),
         };
-        let done = both(|family| {
-            let [there, back] = texts(family);
-            (change(family, &there), back)
-        });
-        if done.iter().any(|(done, _)| done.is_err()) {
-            for (family, (done, back)) in FAMILIES.into_iter().zip(&done) {
+        let done = both(|family| change(family, there(family)));
+        if done.iter().any(Result::is_err) {
+            for (family, done) in FAMILIES.into_iter().zip(&done) {
                 if done.is_ok() {
                     // What failed is told; where leading back fails too, the next sync repairs it.
-                    let _ = change(family, back);
+                    let _ = change(family, back(family));
                 }
             }
         }
-        done.into_iter().try_for_each(|(done, _)| done)
+        done.into_iter().collect()
     }
 
     /// Carries out a delta; `None` where a sync must.
@@ -471,10 +469,10 @@ impl Home {
     fn restore(&self, from: &Layout, to: &Layout) -> Result<(), SyncError> {
         let [v4, v6] = &from.filters;
         let [new_v4, new_v6] = &to.filters;
-        self.change_both(|family| match family {
-            Family::V4 => [rules::difference(v4, new_v4), rules::difference(new_v4, v4)],
-            Family::V6 => [rules::difference(v6, new_v6), rules::difference(new_v6, v6)],
-        })
+        let [of_v4, of_v6] = [(v4, new_v4), (v6, new_v6)];
+        let of = |family| if family == Family::V4 { of_v4 } else { of_v6 };
+        let there = |family| rules::difference(of(family).0, of(family).1);
+        self.change_both(there, |family| rules::difference(of(family).1, of(family).0))
     }
 }
 

@@ -10,4 +10,4 @@ mod socket;
 
 pub(crate) use ipset::{Commands, Failure, Ipset, Kind, Listed, Refusal};
 pub(crate) use log::{Log, Packet};
-pub(crate) use socket::{grace, leash};
+pub(crate) use socket::grace;

@@ -1,5 +1,4 @@
-//! What the standard library has no form of: the netlink socket, and children that do not outlive us. The only place with
-//! `unsafe`.
+//! What the standard library has no form of: the netlink socket. With the start of children the only place with `unsafe`.
 #![expect(unsafe_code, reason = "the standard library has no netlink sockets")]
 
 use alloc::vec::Vec;
@@ -7,23 +6,9 @@ use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 
 /// The kernel's datagrams are at most this long.
 const DATAGRAM: usize = 64 * 1024;
-
-/// Has a command end when the thread that starts it does, whatever ends that: what is left of a process that was killed
-/// would change rules behind the back of its successor.
-pub(crate) fn leash(command: &mut Command) -> &mut Command {
-    // SAFETY: between fork and exec the closure makes one system call, which takes no pointers and no locks.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        })
-    }
-}
 
 /// A netlink socket to netfilter, in the network namespace of the thread that opened it.
 #[derive(Debug)]
