@@ -28,8 +28,8 @@ use netpol_core::ir::Ruleset;
 
 use crate::lower::{Lowering, Versions, unversioned};
 use crate::netlink::{
-    Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own, clear, holder,
-    observe, set_names, stamp,
+    Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own, clear,
+    declared_sets, holder, observe, stamp,
 };
 use crate::options::Style;
 use crate::script::{Counted, Name, Stamp, Table};
@@ -344,8 +344,8 @@ impl Connection {
         let generation = self.socket.generation()?;
         let known = self.known.take().filter(|(then, _)| *then == generation);
         let (versions, stamp) = match &known {
-            Some((_, known)) => (versions_of(known.table.sets.keys()), known.stamp),
-            None => (versions_of(&set_names(&self.socket)?), self.stamp(style.stamp)?),
+            Some((_, known)) => (versions_in(&known.table), known.stamp),
+            None => (versions_of(declared_sets(&self.socket)?), self.stamp(style.stamp)?),
         };
         let mut wanted = Lowering::new(ruleset, versions.clone(), Style { stamp, ..style });
         let mut observed = match known {
@@ -395,13 +395,22 @@ impl Connection {
     }
 }
 
-/// Returns under which names versions of sets are there.
-fn versions_of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Versions {
-    names
-        .into_iter()
-        .filter(|name| unversioned(name) != &***name)
-        .map(|name| (Name::from(unversioned(name)), name.clone()))
-        .collect()
+/// Returns under which names sets are there, and with how much room.
+fn versions_of(sets: impl IntoIterator<Item = (Name, Option<u32>)>) -> Versions {
+    let mut versions = Versions::new();
+    for (name, room) in sets {
+        if unversioned(&name) != &*name {
+            versions.names.insert(unversioned(&name).into(), name.clone());
+        }
+        if let Some(room) = room {
+            versions.rooms.insert(name, room);
+        }
+    }
+    versions
+}
+
+fn versions_in(table: &Table) -> Versions {
+    versions_of(table.sets.keys().map(|name| (name.clone(), table.rooms.get(name).copied())))
 }
 
 /// Somebody changes nftables faster than we can look.

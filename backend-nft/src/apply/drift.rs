@@ -7,7 +7,7 @@ use netpol_core::ir::Ruleset;
 
 use super::{BASE, Connection, versions_of};
 use crate::lower::Lowering;
-use crate::netlink::{Failure, Listener, observe, set_names, stamp};
+use crate::netlink::{Failure, Listener, declared_sets, observe, stamp};
 use crate::options::Style;
 use crate::script::{Name, TABLE};
 
@@ -56,7 +56,7 @@ impl Connection {
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
         let generation = self.socket.generation()?;
-        let versions = versions_of(&set_names(&self.socket)?);
+        let versions = versions_of(declared_sets(&self.socket)?);
         // Without a generation that can be read, the chains that hold it differ.
         let stamp = match style.stamp {
             Some(first) => {

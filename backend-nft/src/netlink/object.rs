@@ -20,8 +20,8 @@ pub(crate) enum Operation<'a> {
     NewTable(Holding),
     /// With everything in it.
     DeleteTable,
-    /// Declares a set, empty.
-    NewSet(&'a Name, &'a Elements),
+    /// Declares a set, empty, and for how many members.
+    NewSet(&'a Name, &'a Elements, Option<u32>),
     /// Declares a map, empty.
     NewMap(&'a Name, &'a Targets),
     AddMembers(&'a Name, Cow<'a, Elements>),
@@ -47,8 +47,12 @@ impl Batch {
             Operation::DeleteTable => {
                 self.message(Kind::DelTable, 0, ("table", None), |writer| writer.text(1, TABLE));
             }
-            Operation::NewSet(name, elements) => self.new_set(name, SetKind::from(*elements)),
-            Operation::NewMap(name, targets) => self.new_set(name, SetKind::from(*targets)),
+            Operation::NewSet(name, elements, room) => {
+                self.new_set(name, SetKind::from(*elements), *room);
+            }
+            Operation::NewMap(name, targets) => {
+                self.new_set(name, SetKind::from(*targets), targets.room());
+            }
             Operation::AddMembers(name, members) => {
                 self.elements(Kind::NewSetElem, name, element::of_set(members));
             }
@@ -92,7 +96,7 @@ impl Batch {
         }
     }
 
-    fn new_set(&mut self, name: &Name, kind: SetKind) {
+    fn new_set(&mut self, name: &Name, kind: SetKind, room: Option<u32>) {
         let id = self.sequence();
         self.message(Kind::NewSet, CREATE, ("set", Some(name)), |writer| {
             writer.text(1, TABLE);
@@ -103,6 +107,9 @@ impl Batch {
             if kind.is_map() {
                 writer.number(6, VERDICT);
                 writer.number(7, 0);
+            }
+            if let Some(room) = room {
+                writer.nest(9, |writer| writer.number(1, room));
             }
             writer.number(10, id);
         });
