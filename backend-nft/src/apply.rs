@@ -125,11 +125,18 @@ impl NftDataplane {
         Ok(generation)
     }
 
-    /// Has the kernel refuse an operation of the next sync, counted from 0.
+    /// Has the kernel refuse a message of the next call, counted from 0.
     #[cfg(feature = "kernel-tests")]
     #[doc(hidden)]
-    pub const fn refuse(&mut self, operation: usize) {
-        self.fault = Fault::Refuse(operation);
+    pub const fn refuse(&mut self, message: usize) {
+        self.fault = Fault::Refuse(message);
+    }
+
+    /// Has the kernel refuse a message of the next call, and whatever that tries then.
+    #[cfg(feature = "kernel-tests")]
+    #[doc(hidden)]
+    pub const fn refuse_from(&mut self, message: usize) {
+        self.fault = Fault::RefuseFrom(message);
     }
 
     /// Has the next sync end before a transaction, counted from 0, as if the process was killed.
@@ -184,12 +191,17 @@ impl Dataplane for NftDataplane {
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
         if let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_here())
         {
-            match connection.update(ruleset, delta, core::mem::take(&mut self.fault)) {
+            let fault = core::mem::take(&mut self.fault);
+            match connection.update(ruleset, delta, fault) {
                 Ok(true) => return Ok(Updated::ByDelta),
                 // Whatever it was: a look will tell, and a sync says what it cannot do.
-                Ok(false) => {}
-                Err(Failure::Socket(_)) => self.connection = None,
-                Err(_) => {}
+                Ok(false) => self.fault = fault,
+                Err(failure) => {
+                    self.fault = fault.again();
+                    if matches!(failure, Failure::Socket(_)) {
+                        self.connection = None;
+                    }
+                }
             }
         }
         self.sync(ruleset).map(|()| Updated::BySync)

@@ -28,7 +28,7 @@ use std::thread;
 
 use listing::Listing;
 use netpol_conformance::events::{Happening, Script};
-use netpol_core::backend::{Backend as _, Dataplane as _, Difference, Drift, Established, Updated};
+use netpol_core::backend::{Backend as _, Dataplane as _, Established, Updated};
 use netpol_core::engine::{Delta, Engine, Event, MemberChange, Switch};
 use netpol_core::ir::{
     Action, Direction, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
@@ -242,73 +242,6 @@ fn sync_comes_through_while_others_change_nftables() {
             synced.unwrap();
         });
         assert_in_kernel(rulesets.last().unwrap());
-    });
-}
-
-#[test]
-fn a_refusal_of_any_message_leaves_the_old_rules_in_force_and_names_the_object() {
-    in_namespace(|| {
-        // Small ones: the kernel waits for every processor before it takes a transaction back.
-        let mut rulesets = samples(40);
-        rulesets.sort_by_key(|ruleset| Nft::default().lower(ruleset).unwrap().to_string().len());
-        rulesets.truncate(3);
-        let (mut refusals, mut late) = (0, 0);
-        let mut dataplane = NftDataplane::new();
-        for pair in rulesets.windows(2) {
-            let [old, new] = pair else { unreachable!() };
-            dataplane.sync(old).unwrap();
-            for operation in 0.. {
-                dataplane.refuse(operation);
-                let Err(error) = dataplane.sync(new) else { break };
-                refusals += 1;
-                assert_eq!(
-                    error.to_string(),
-                    "the kernel refused chain `no-such-chain` of table inet netpol"
-                );
-                if !dataplane.verify(old).unwrap().is_empty() {
-                    // Refused while deleting what is out of use: the new rules are in force.
-                    late += 1;
-                    let left = dataplane.verify(new).unwrap();
-                    let unexpected = |drift: &Drift| drift.difference == Difference::Unexpected;
-                    assert!(left.iter().all(unexpected), "{operation}: {left:?}");
-                    dataplane.sync(old).unwrap();
-                }
-            }
-            assert_eq!(dataplane.verify(new).unwrap(), []);
-            assert_in_kernel(new);
-        }
-        assert!(refusals > 80 && late > 0 && late < refusals, "{refusals}, {late} late");
-    });
-}
-
-#[test]
-fn an_update_of_which_any_message_is_refused_ends_as_a_sync() {
-    in_namespace(|| {
-        let (mut refused, mut dataplane) = (0, NftDataplane::new());
-        for seed in 1..4 {
-            let script = Script::new(seed, 30);
-            let mut engine = Engine::new(script.options);
-            for happening in script.happenings {
-                let events = match happening {
-                    Happening::Event(event) => vec![event],
-                    Happening::Batch(events) => events,
-                    Happening::Restart(_) => vec![Event::InSync],
-                };
-                let before = engine.snapshot().clone();
-                let delta = engine.apply_batch(events);
-                for operation in (0..).step_by(3) {
-                    dataplane.sync(&before).unwrap();
-                    dataplane.refuse(operation);
-                    let updated = dataplane.update(engine.snapshot(), &delta).unwrap();
-                    assert_eq!(dataplane.verify(engine.snapshot()).unwrap(), []);
-                    if updated == Updated::ByDelta || operation > 60 {
-                        break;
-                    }
-                    refused += 1;
-                }
-            }
-        }
-        assert!(refused > 50, "only {refused}");
     });
 }
 

@@ -83,6 +83,20 @@ impl Batch {
         self.objects.is_empty()
     }
 
+    /// Returns how many messages there are.
+    #[cfg(feature = "kernel-tests")]
+    pub(crate) const fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Makes the kernel refuse the message of an index: questions have no place in a transaction. Returns its object.
+    #[cfg(feature = "kernel-tests")]
+    pub(crate) fn spoil(&mut self, index: usize) -> String {
+        let index = index + 1; // Behind the beginning.
+        self.writer.retype(index, Kind::GetGen.number());
+        self.object(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
     /// Returns the sequence number of the next message.
     pub(super) fn sequence(&self) -> u32 {
         u32::try_from(self.objects.len() + 1).unwrap_or(u32::MAX)
