@@ -92,8 +92,8 @@ fn program(live: &Live) -> OwnedFd {
 fn what_is_in_force_stays_while_a_change_waits_for_room_and_finds_none() {
     kernel_test("a change without room", |kernel| {
         let b = pod("b", "10.1.0.2", "app: b");
-        let rules = [("one", "app: a"), ("two", "app: c")]
-            .map(|(name, from)| policy(name, from, 80, "172.16.0.0/12"))
+        let rules = [("one", "app: a", 80), ("two", "app: c", 81)]
+            .map(|(name, from, port)| policy(name, from, port, "172.16.0.0/12"))
             .concat();
         let with = |labels: &str| pod("a", "10.1.0.1", labels);
         let mut engine = engine(&[&b, &rules, &*with("app: a")].concat());
