@@ -73,6 +73,14 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u64 version, __u32 is_strict, __u32
 	return both_pass(&packet, egress, ingress, source.class, destination.class) ? NF_ACCEPT : NF_DROP;
 }
 
+/* What is noted of a connection that this version let pass. The kernel may give the row to another connection between its
+ * being found and being read, so the note holds the connection too, in the same store: the upper 16 bits of all pointers
+ * are the same, as are the lower 6 of those to connections, so the first 2^22 versions can never be taken for others. */
+INLINE __u64 note(__u64 conntrack, __u64 version)
+{
+	return conntrack ^ (version << 48 | version >> 16);
+}
+
 SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
 {
 	const volatile struct state *state = STATE;
@@ -94,12 +102,14 @@ SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
 		/* A connection is judged once in each version. Where one begins in the memory of another, its first
 		 * packet has been judged by this version since, so what is noted holds for both. */
 		__u64 *checked = bpf_map_lookup_elem(CHECKED, &conntrack);
-		if (checked && *checked == version)
+		if (checked && *checked == note(conntrack, version))
 			return NF_ACCEPT;
 	}
 	int passed = verdict(ctx, version, state->is_strict, reply);
-	if (open && passed == NF_ACCEPT)
-		bpf_map_update_elem(CHECKED, &conntrack, &version, 0);
+	if (open && passed == NF_ACCEPT) {
+		__u64 judged = note(conntrack, version);
+		bpf_map_update_elem(CHECKED, &conntrack, &judged, 0);
+	}
 	return passed;
 }
 

@@ -7,13 +7,17 @@ OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct
 {
 	if (!policy)
 		return 1;
-	struct word_key key = { .policy = policy, .class = class_of(class, peer, packet->version) };
-	__u64 *found = bpf_map_lookup_elem(WORDS, &key);
-	if (!found)
-		found = bpf_map_lookup_elem(POLICIES, &policy);
-	if (!found)
-		return 0;
-	__u64 word = *found;
+	__u64 key = (__u64)policy << 32 | class_of(class, peer, packet->version);
+	const volatile struct entry *found = find(WORDS, STATE->words_mask, key);
+	__u64 word;
+	if (found) {
+		word = found->value;
+	} else {
+		__u64 *rest = bpf_map_lookup_elem(POLICIES, &policy);
+		if (!rest)
+			return 0;
+		word = *rest;
+	}
 	__u32 counter = word >> 23 & 0x1fffff;
 	if (packet->content == WITHOUT_PORT) {
 		count(packet, counter);
@@ -47,4 +51,3 @@ OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct
 	count(packet, counter);
 	return verdict;
 }
-

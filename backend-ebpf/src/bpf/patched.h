@@ -26,6 +26,7 @@
 #define DENIED MAP("0x6e706d6170000009")
 #define RATE MAP("0x6e706d617000000a")
 #define SLOT MAP("0x6e706d617000000b")
+#define HOST_ROWS MAP("0x6e706d6170000020")
 
 /* Those of the front end at interfaces. */
 #define FLOWS MAP("0x6e706d6170000030")

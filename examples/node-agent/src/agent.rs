@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::cli::{Listing, OwnNode, RunArgs};
 use crate::counts::Counts;
-use crate::dataplane::{self, Chosen};
+use crate::dataplane::{self, Chosen, Printer};
 use crate::denied::DeniedFlows;
 use crate::enforcer::{Enforcer, Mode, chain};
 use crate::explain::{self, Question};
@@ -78,7 +78,7 @@ pub(crate) async fn run(
         pod_ranges: strict::pod_ranges(args, &client, &watch_options).await?,
     };
     let (mode, others) = if args.dry_run {
-        (Mode::Print(chosen), Vec::new())
+        (Mode::Print(Printer { chosen, args: args.dataplane.clone() }), Vec::new())
     } else {
         (Mode::Enforce, dataplane::others(Some(chosen), &args.dataplane)?)
     };

@@ -127,7 +127,7 @@ pub(crate) struct RunArgs {
 }
 
 /// What enforces, and how.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Eq, PartialEq)]
 pub(crate) struct DataplaneArgs {
     /// What enforces.
     #[arg(long, env = "NETPOL_BACKEND", value_enum, default_value_t = BackendName::Auto, global = true)]
@@ -136,6 +136,15 @@ pub(crate) struct DataplaneArgs {
     /// What becomes of open connections that a later ruleset denies.
     #[arg(long, env = "NETPOL_ESTABLISHED", value_enum, default_value_t = Established::Recheck, global = true)]
     pub(crate) established: Established,
+
+    /// The bits of connections' marks that `--established recheck` uses, with nft and iptables: a row of at least two, such
+    /// as 0xfff00000. Nobody else on the node may use them; each backend has bits of its own if not given.
+    #[arg(long, env = "NETPOL_MARK", value_name = "BITS", value_parser = mark, global = true)]
+    pub(crate) mark: Option<u32>,
+
+    /// Which of the kernel's two packet filters `iptables` is: the one that others here use, if not given.
+    #[arg(long, env = "NETPOL_IPTABLES_VARIANT", value_enum, global = true)]
+    pub(crate) iptables_variant: Option<IptablesVariant>,
 
     /// Where the eBPF backend pins its hooks, so that they outlive the agent: a directory in a BPF file system.
     #[arg(
@@ -168,6 +177,23 @@ pub(crate) enum Established {
     Recheck,
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum IptablesVariant {
+    /// The old tables.
+    Legacy,
+    /// nf_tables, under iptables' own names.
+    Nft,
+}
+
+impl From<IptablesVariant> for netpol_iptables::Variant {
+    fn from(variant: IptablesVariant) -> Self {
+        match variant {
+            IptablesVariant::Legacy => Self::Legacy,
+            IptablesVariant::Nft => Self::Nft,
+        }
+    }
+}
+
 impl From<Established> for backend::Established {
     fn from(established: Established) -> Self {
         match established {
@@ -193,6 +219,17 @@ fn cidr(text: &str) -> Result<Cidr, String> {
     Cidr::parse(text).map_err(|error| error.to_string())
 }
 
+/// What every backend can count with.
+fn mark(text: &str) -> Result<u32, String> {
+    let hexadecimal = text.strip_prefix("0x").map(|digits| u32::from_str_radix(digits, 16));
+    let mask = hexadecimal.unwrap_or_else(|| text.parse()).map_err(|error| error.to_string())?;
+    let bits = mask.count_ones();
+    if bits < 2 || bits + mask.leading_zeros() + mask.trailing_zeros() != u32::BITS {
+        return Err("write a row of at least two bits without gaps, such as 0xfff00000".to_owned());
+    }
+    Ok(mask)
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let unit = text.trim_start_matches(|character: char| character.is_ascii_digit());
     let number = text.strip_suffix(unit).unwrap_or_default().parse::<u32>();
@@ -214,7 +251,7 @@ mod tests {
 
     use clap::CommandFactory as _;
 
-    use super::{Cli, duration};
+    use super::{Cli, duration, mark};
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -227,6 +264,15 @@ mod tests {
         for option in Cli::command().get_arguments() {
             let name = option.get_id().as_str();
             assert!(but.contains(&name) || option.get_env().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn marks_are_rows_of_bits() {
+        assert_eq!(mark("0xfff00000"), Ok(0xfff0_0000));
+        assert_eq!(mark("48"), Ok(0x30));
+        for bad in ["", "0", "0x", "0x10", "0x5", "-3", "0x1ffffffff", "many"] {
+            assert!(mark(bad).is_err(), "{bad}");
         }
     }
 

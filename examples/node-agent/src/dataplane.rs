@@ -1,11 +1,11 @@
 //! The backends by name. Nothing else here knows which there are.
 
 use anyhow::{Context as _, bail};
-use netpol_core::backend::{Backend as _, Dataplane, Established, LowerError};
+use netpol_core::backend::{Backend as _, Dataplane, LowerError};
 use netpol_core::ir::Ruleset;
 use netpol_ebpf::{Ebpf, EbpfDataplane};
 use netpol_iptables::{Iptables, IptablesDataplane};
-use netpol_nft::{Nft, NftDataplane};
+use netpol_nft::{Nft, NftDataplane, NftOptions, Ownership};
 
 use crate::cli::{BackendName, DataplaneArgs};
 
@@ -25,13 +25,24 @@ impl Chosen {
             Self::Nft => "nft",
         }
     }
+}
 
-    /// The program that would be loaded, as the target's own tool shows it.
-    pub(crate) fn program(self, ruleset: &Ruleset) -> Result<String, LowerError> {
-        match self {
-            Self::Ebpf => Ebpf::default().lower(ruleset).map(|image| image.to_string()),
-            Self::Iptables => Iptables::default().lower(ruleset).map(|input| input.to_string()),
-            Self::Nft => Nft::default().lower(ruleset).map(|script| script.to_string()),
+/// Says what would be loaded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Printer {
+    pub(crate) chosen: Chosen,
+    pub(crate) args: DataplaneArgs,
+}
+
+impl Printer {
+    /// The program, as the target's own tool shows it.
+    pub(crate) fn program(&self, ruleset: &Ruleset) -> Result<String, LowerError> {
+        match self.chosen {
+            Chosen::Ebpf => Ebpf::default().lower(ruleset).map(|image| image.to_string()),
+            Chosen::Iptables => iptables(&self.args).lower(ruleset).map(|input| input.to_string()),
+            Chosen::Nft => {
+                Nft::new(nft(&self.args)).lower(ruleset).map(|script| script.to_string())
+            }
         }
     }
 }
@@ -58,18 +69,39 @@ pub(crate) fn others(
 }
 
 fn of(chosen: Chosen, args: &DataplaneArgs) -> anyhow::Result<Box<dyn Dataplane>> {
-    let established = Established::from(args.established);
     Ok(match chosen {
         Chosen::Ebpf => {
             if args.ebpf_pins.as_os_str().is_empty() {
                 bail!("the eBPF backend needs a directory to pin its hooks in: `--ebpf-pins`");
             }
             let dataplane = EbpfDataplane::new(Ebpf::default()).pinned(&args.ebpf_pins);
-            Box::new(dataplane.with_established(established))
+            Box::new(dataplane.with_established(args.established.into()))
         }
-        Chosen::Iptables => Box::new(IptablesDataplane::new().with_established(established)),
-        Chosen::Nft => Box::new(NftDataplane::new().with_established(established)),
+        Chosen::Iptables => {
+            let dataplane = match args.iptables_variant {
+                Some(variant) => IptablesDataplane::with_variant(variant.into()),
+                None => IptablesDataplane::new(),
+            };
+            Box::new(dataplane.with_options(iptables(args)))
+        }
+        Chosen::Nft => {
+            // Whoever enforces as long as the node runs keeps others from emptying the table.
+            let dataplane = NftDataplane::with_options(nft(args));
+            Box::new(dataplane.with_ownership(Ownership::Preferred))
+        }
     })
+}
+
+fn iptables(args: &DataplaneArgs) -> Iptables {
+    let mark = args.mark.unwrap_or(Iptables::MARK);
+    Iptables { established: args.established.into(), mark, ..Iptables::default() }
+}
+
+fn nft(args: &DataplaneArgs) -> NftOptions {
+    let mut options = NftOptions::default();
+    options.established = args.established.into();
+    options.mark = args.mark.unwrap_or(options.mark);
+    options
 }
 
 /// Asks the kernel, in the order of preference, and says why not.

@@ -13,7 +13,7 @@ use netpol_core::engine::{Delta, Engine};
 use netpol_core::model::Cluster;
 use netpol_k8s::watch::{self, Change};
 
-use crate::dataplane::Chosen;
+use crate::dataplane::Printer;
 use crate::status::Shared;
 
 /// The pauses after failures to enforce.
@@ -54,11 +54,11 @@ pub(crate) struct Enforcer {
 }
 
 /// What becomes of a ruleset.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Mode {
     Enforce,
     /// Said, and not done.
-    Print(Chosen),
+    Print(Printer),
 }
 
 /// What the backend has not said it cannot do.
@@ -175,11 +175,14 @@ impl Enforcer {
     /// that are in force.
     fn enforce(&mut self, delta: &Delta) {
         let began = Instant::now();
-        let result = match self.mode {
+        let result = match &self.mode {
             _ if self.is_enforced && delta.is_empty() => Ok("unchanged"),
             Mode::Enforce if self.is_enforced => self.update(delta),
             Mode::Enforce => self.sync(),
-            Mode::Print(chosen) => self.print(chosen),
+            Mode::Print(printer) => {
+                let program = printer.program(self.engine.snapshot());
+                program.map(|program| self.print(&program)).map_err(SyncError::from)
+            }
         };
         self.enforced(result, delta, began.elapsed());
     }
@@ -204,15 +207,14 @@ impl Enforcer {
         Ok("whole")
     }
 
-    fn print(&mut self, chosen: Chosen) -> Result<&'static str, SyncError> {
-        let program = chosen.program(self.engine.snapshot())?;
+    fn print(&mut self, program: &str) -> &'static str {
         let changes = match self.verify() {
             Some(Ok(drift)) => drift.iter().map(|drift| format!("# {drift}\n")).collect(),
             Some(Err(error)) => format!("# what is there cannot be read: {}\n", chain(&error)),
             None => String::new(),
         };
         print(&format!("# what would change, and the program:\n{changes}{program}"));
-        Ok("printed")
+        "printed"
     }
 
     fn enforced(&mut self, result: Result<&'static str, SyncError>, delta: &Delta, took: Duration) {
@@ -284,7 +286,7 @@ impl Enforcer {
     fn repair(&mut self) {
         let began = Instant::now();
         self.next = began + self.resync;
-        let found = match self.mode {
+        let found = match &self.mode {
             Mode::Enforce => self.verify(),
             Mode::Print(_) => return,
         };
@@ -300,14 +302,16 @@ impl Enforcer {
             None => Vec::new(),
         };
         if !drift.is_empty() {
-            self.shared.metrics.repaired(drift.len());
             let first: Vec<String> = drift.iter().take(3).map(ToString::to_string).collect();
-            let objects = drift.len();
-            tracing::warn!(objects, first = %first.join("; "), "another program had changed the rules; they are put back");
+            tracing::warn!(objects = drift.len(), first = %first.join("; "), "another program has changed the rules");
         }
         // What cannot be compared is made so, which changes nothing where nothing differs.
         if self.is_suspicious || !drift.is_empty() {
             let result = self.sync();
+            if result.is_ok() && !drift.is_empty() {
+                self.shared.metrics.repaired(drift.len());
+                tracing::info!(took = ?began.elapsed(), "what another program had changed is put back");
+            }
             self.enforced(result, &Delta::default(), began.elapsed());
         }
         let took = began.elapsed();

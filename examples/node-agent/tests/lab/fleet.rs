@@ -1,12 +1,12 @@
 //! A cluster of namespaces with an agent on every node, and the API server they follow.
 
-use alloc::ffi::CString;
+use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::RwLock;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use std::time::Instant;
 use netpol_conformance::api_server::{ApiServer, Options};
 use netpol_conformance::cases::e2e::{Change, Step};
 use netpol_conformance::exam::{Exam, Report};
-use netpol_conformance::netlab::{Observation, Probe};
+use netpol_conformance::netlab::{Observation, Probe, bpf_file_system};
 use netpol_core::ir::{Flow, Settings};
 use netpol_core::model::{Cluster, ObjectRef, Pod};
 use netpol_k8s::manifest::{ReadOptions, read_str};
@@ -25,6 +25,9 @@ use crate::api;
 /// Held while a process is started, and shared while packets are sent: between fork and exec a child holds copies of the
 /// sockets of every other test, and a port that is listened on cannot be listened on again.
 static STARTING: RwLock<()> = RwLock::new(());
+
+/// The pause before somebody who waits looks again.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// Where each agent answers, in its node's own network namespace.
 const STATUS: ([u8; 4], u16) = ([127, 0, 0, 1], 9099);
@@ -37,22 +40,60 @@ pub(crate) struct Fleet {
     pub(crate) cluster: Cluster,
     pub(crate) agents: Vec<Agent>,
     folder: PathBuf,
-    setup: Setup,
+    pub(crate) setup: Setup,
+}
+
+/// What enforces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Backend {
+    Ebpf,
+    IptablesLegacy,
+    IptablesNft,
+    Nft,
+}
+
+impl Backend {
+    /// The options that choose it.
+    pub(crate) const fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Ebpf => &["--backend", "ebpf", "--ebpf-pins", BPF],
+            Self::IptablesLegacy => &["--backend", "iptables", "--iptables-variant", "legacy"],
+            Self::IptablesNft => &["--backend", "iptables", "--iptables-variant", "nft"],
+            Self::Nft => &["--backend", "nft"],
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ebpf => "ebpf",
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::IptablesNft => "iptables-nft",
+            Self::Nft => "nft",
+        })
+    }
 }
 
 /// How the agents are started.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    pub(crate) backend: &'static str,
-    pub(crate) arguments: Vec<String>,
+    pub(crate) backend: Backend,
+    pub(crate) arguments: Vec<&'static str>,
     /// Whether an agent that ends is started again at once, by somebody else.
     pub(crate) is_supervised: bool,
 }
 
 impl Setup {
-    pub(crate) const fn of(backend: &'static str) -> Self {
+    pub(crate) const fn of(backend: Backend) -> Self {
         Self { backend, arguments: Vec::new(), is_supervised: false }
     }
+}
+
+/// The program: what is shipped, if that was built and is named, or else the one of this build.
+pub(crate) fn program() -> String {
+    let built = || env!("CARGO_BIN_EXE_netpol-agent").to_owned();
+    std::env::var("NETPOL_STATIC_AGENT").unwrap_or_else(|_| built())
 }
 
 #[derive(Debug)]
@@ -65,8 +106,13 @@ pub(crate) struct Agent {
 
 impl Fleet {
     pub(crate) fn new(name: &str, cluster: Cluster, setup: Setup) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let folder = format!("{name}-{}", setup.backend);
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder);
         fs::create_dir_all(&folder).unwrap();
+        if setup.backend == Backend::Ebpf {
+            // Of this thread and of those that it starts from now on.
+            bpf_file_system(Path::new(BPF)).unwrap();
+        }
         let exam = Exam::new(&cluster, Settings::default(), &[]).unwrap();
         let server = ApiServer::start(Options::default()).unwrap();
         let names = cluster.nodes.keys().map(ToString::to_string);
@@ -95,20 +141,19 @@ impl Fleet {
         let agent = &mut self.agents[agent];
         let log = File::options().create(true).append(true).open(log).unwrap();
         let Setup { backend, arguments, is_supervised } = &self.setup;
-        let program = env!("CARGO_BIN_EXE_netpol-agent");
+        let program = program();
         let command = || {
             let mut command = if *is_supervised {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", "while :; do \"$@\"; done", "supervisor", program]);
+                shell.args(["-c", "while :; do \"$@\"; done", "supervisor", &program]);
                 shell
             } else {
-                Command::new(program)
+                Command::new(&program)
             };
             command
                 .args(["--node-name", &agent.node, "--listen", "127.0.0.1:9099"])
                 .args(["--log", "debug,hyper=info,tower=info,kube=info"])
-                .args(["--backend", backend, "--ebpf-pins"])
-                .arg(BPF)
+                .args(backend.options())
                 .args(arguments)
                 .arg("--kubeconfig")
                 .arg(&agent.kubeconfig)
@@ -256,18 +301,31 @@ impl Fleet {
                 "{path} never says {what}:\n{text}\n{}",
                 self.logs()
             );
-            std::thread::yield_now();
+            std::thread::sleep(GLANCE);
         }
     }
 
     /// Waits until an agent has written something.
     pub(crate) fn until_logs(&self, agent: usize, what: &str) {
+        self.until_logs_times(agent, what, 1);
+    }
+
+    /// Waits until an agent has written something so many times.
+    pub(crate) fn until_logs_times(&self, agent: usize, what: &str, times: usize) {
         let path = self.folder.join(format!("{}.log", self.agents[agent].node));
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !fs::read_to_string(&path).unwrap().contains(what) {
+        while fs::read_to_string(&path).unwrap().matches(what).count() < times {
             assert!(Instant::now() < deadline, "never wrote {what}\n{}", self.logs());
-            std::thread::yield_now();
+            std::thread::sleep(GLANCE);
         }
+    }
+
+    /// What of ours is in a node's kernel, in words; of eBPF in those of all nodes.
+    pub(crate) fn left_behind(&self, agent: usize) -> String {
+        const LOOK: &str = "{ nft list tables; ipset list -n; iptables-nft-save; ip6tables-nft-save; \
+            iptables-legacy-save; ip6tables-legacy-save; find $PINS -type f; } 2>/dev/null \
+            | grep -i -e NETPOL -e \"$PINS\" || true";
+        self.run(agent, "sh", &["-c", LOOK])
     }
 
     pub(crate) fn until_ready(&self) {
@@ -281,7 +339,8 @@ impl Fleet {
         let start = || {
             let (stdout, stderr) = (Stdio::piped(), Stdio::piped());
             let mut command = Command::new(program);
-            command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn()
+            command.args(arguments).env("PINS", BPF).stdin(Stdio::null());
+            command.stdout(stdout).stderr(stderr).spawn()
         };
         let starting = STARTING.write();
         let child = self.exam.lab().in_node(&self.agents[agent].node, start).unwrap().unwrap();
@@ -290,6 +349,11 @@ impl Fleet {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{program} {arguments:?}: {told}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs the agent's own program in a node, for the same backend.
+    pub(crate) fn command(&self, agent: usize, arguments: &[&str]) -> String {
+        self.run(agent, &program(), &[self.setup.backend.options(), arguments].concat())
     }
 
     pub(crate) fn logs(&self) -> String {
@@ -310,9 +374,8 @@ impl Drop for Fleet {
                 self.kill(agent);
             }
             // Pinned hooks keep a network namespace alive.
-            if self.setup.backend == "ebpf" {
-                let remove = [&["remove", "--backend", "ebpf", "--ebpf-pins", BPF]];
-                self.run(agent, env!("CARGO_BIN_EXE_netpol-agent"), remove[0]);
+            if self.setup.backend == Backend::Ebpf {
+                self.command(agent, &["remove"]);
             }
         }
     }
@@ -320,7 +383,7 @@ impl Drop for Fleet {
 
 impl Agent {
     /// The API server is reached inside the node's own namespace.
-    fn new(exam: &Exam, server: &ApiServer, folder: &std::path::Path, node: String) -> Self {
+    fn new(exam: &Exam, server: &ApiServer, folder: &Path, node: String) -> Self {
         let listen = || TcpListener::bind(("127.0.0.1", 0));
         let listener = exam.lab().in_node(&node, listen).unwrap().unwrap();
         let address = listener.local_addr().unwrap();
@@ -353,18 +416,3 @@ fn signal(process: u32, signal: i32) {
 
 /// Where the agents of this thread pin their hooks.
 const BPF: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/bpf");
-
-/// Mounts a BPF file system, in a mount namespace of the calling thread and those it starts.
-#[expect(unsafe_code, reason = "there is no safe way to mount")]
-pub(crate) fn bpf_file_system() {
-    fs::create_dir_all(BPF).unwrap();
-    let path = CString::new(BPF).unwrap();
-    // SAFETY: unshare takes no pointers and moves only this thread; mount gets strings that end in zero.
-    unsafe {
-        assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
-        let (none, private) = (core::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
-        assert_eq!(libc::mount(none, c"/".as_ptr(), none, private, none.cast()), 0);
-        let kind = c"bpf".as_ptr();
-        assert_eq!(libc::mount(kind, path.as_ptr(), kind, 0, none.cast()), 0);
-    }
-}

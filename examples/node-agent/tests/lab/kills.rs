@@ -6,51 +6,49 @@ use core::time::Duration;
 use std::time::Instant;
 
 use netpol_conformance::cases::e2e;
-use netpol_conformance::netlab::{End, Observation, kernel_test};
+use netpol_conformance::netlab::{End, Observation};
 use netpol_core::ir::Family;
 use netpol_core::model::ObjectRef;
 use serde_json::json;
 
-use crate::fleet::{Fleet, Setup, bpf_file_system};
+use crate::fleet::{Backend, Fleet, Setup};
 use crate::{address, deny_ingress};
 
-#[test]
-fn a_killed_agent_leaves_its_rules_and_a_new_one_takes_over() {
-    kernel_test(|| {
-        let base = e2e::nine_pods();
-        let mut fleet = Fleet::new("killed", base.clone(), Setup::of("nft"));
-        let (step, flows) = deny_ingress(&base);
-        fleet.step(&step);
-        fleet.until_right("before", &flows);
-        for round in 0..6 {
-            for agent in 0..fleet.agents.len() {
-                fleet.kill(agent);
-            }
-            fleet.is_right("while the agents are dead", &flows);
-            for agent in 0..fleet.agents.len() {
-                fleet.start(agent);
-            }
-            // Every second time they are killed again on their way, wherever that is.
-            if round % 2 == 0 {
-                fleet.is_right("while the agents start", &flows);
-                fleet.until_ready();
-                fleet.is_right("with new agents", &flows);
-            }
+pub(crate) fn killed_and_replaced(backend: Backend) {
+    let base = e2e::nine_pods();
+    let mut fleet = Fleet::new("killed", base.clone(), Setup::of(backend));
+    let (step, flows) = deny_ingress(&base);
+    fleet.step(&step);
+    fleet.until_right("before", &flows);
+    for round in 0..6 {
+        for agent in 0..fleet.agents.len() {
+            fleet.kill(agent);
         }
-        // What happens while they are dead is enforced when they are back.
-        fleet.kill(0);
-        fleet.reset(&base);
-        fleet.start(0);
-        fleet.until_right("what was missed", &flows);
-    });
+        fleet.is_right("while the agents are dead", &flows);
+        for agent in 0..fleet.agents.len() {
+            fleet.start(agent);
+        }
+        // Every second time they are killed again on their way, wherever that is.
+        if round % 2 == 0 {
+            fleet.is_right("while the agents start", &flows);
+            fleet.until_ready();
+            fleet.is_right("with new agents", &flows);
+        }
+    }
+    // What happens while they are dead is enforced when they are back.
+    fleet.kill(0);
+    fleet.reset(&base);
+    fleet.start(0);
+    fleet.until_right("what was missed", &flows);
 }
 
 /// Kills the agents at random moments of their lives while packets are sent, a connection is open, and policies that
 /// concern none of it come and go.
-fn kills(name: &str, backend: &'static str, times: u32) {
+pub(crate) fn kills(backend: Backend, times: u32) {
+    let times = std::env::var("NETPOL_KILLS").map_or(times, |times| times.parse().unwrap());
     let base = e2e::nine_pods();
     let setup = Setup { is_supervised: true, ..Setup::of(backend) };
-    let mut fleet = Fleet::new(name, base.clone(), setup);
+    let mut fleet = Fleet::new("kills", base.clone(), setup);
     let (step, flows) = deny_ingress(&base);
     fleet.step(&step);
     fleet.until_right("before", &flows);
@@ -112,7 +110,7 @@ fn kills(name: &str, backend: &'static str, times: u32) {
     });
     let killed = killed.into_inner();
     eprintln!(
-        "{name}: killed {killed} times in {:?}; {rounds} rounds of {} flows and {exchanges} exchanges, all right",
+        "{backend}: killed {killed} times in {:?}; {rounds} rounds of {} flows and {exchanges} exchanges, all right",
         began.elapsed(),
         flows.len()
     );
@@ -122,22 +120,4 @@ fn kills(name: &str, backend: &'static str, times: u32) {
     );
     fleet.until_ready();
     fleet.is_right("after all", &flows);
-}
-
-#[test]
-fn agents_killed_two_hundred_times_under_traffic_are_not_noticed_with_nft() {
-    kernel_test(|| kills("kills-nft", "nft", 200));
-}
-
-#[test]
-fn agents_killed_under_traffic_are_not_noticed_with_ebpf() {
-    kernel_test(|| {
-        bpf_file_system();
-        kills("kills-ebpf", "ebpf", 40);
-    });
-}
-
-#[test]
-fn agents_killed_under_traffic_are_not_noticed_with_iptables() {
-    kernel_test(|| kills("kills-iptables", "iptables", 40));
 }

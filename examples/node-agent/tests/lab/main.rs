@@ -14,6 +14,7 @@ extern crate alloc;
 mod api;
 mod churn;
 mod commands;
+mod drift;
 mod fleet;
 mod kills;
 mod outages;
@@ -21,11 +22,10 @@ mod outages;
 use core::net::IpAddr;
 
 use netpol_conformance::cases::e2e::{self, Step};
-use netpol_conformance::netlab::kernel_test;
 use netpol_core::ir::{Family, Flow};
 use netpol_core::model::{Cluster, ObjectRef};
 
-use fleet::{Fleet, Setup, bpf_file_system};
+use fleet::{Backend, Fleet, Setup};
 
 /// What a step asks, in one family.
 fn flows(step: &Step, family: Family) -> Vec<Flow> {
@@ -47,7 +47,7 @@ fn address(cluster: &Cluster, pod: &ObjectRef, family: Family) -> IpAddr {
 }
 
 /// Every scenario through the API, or every so many.
-fn scenarios(name: &str, backend: &'static str, families: &[Family], every: usize) {
+fn scenarios(name: &str, backend: Backend, families: &[Family], every: usize) {
     let base = e2e::nine_pods();
     let mut fleet = Fleet::new(name, base.clone(), Setup::of(backend));
     fleet.until_ready();
@@ -63,29 +63,93 @@ fn scenarios(name: &str, backend: &'static str, families: &[Family], every: usiz
         fleet.reset(&base);
         run += 1;
     }
-    eprintln!("{name}: {run} scenarios, {steps} steps through the API, {asked} flows right");
+    eprintln!(
+        "{name} {backend}: {run} scenarios, {steps} steps through the API, {asked} flows right"
+    );
     assert!(asked > 100 * run / 2);
 }
 
-#[test]
-fn upstream_scenarios_hold_through_the_api_with_nft() {
-    kernel_test(|| scenarios("scenarios-nft", "nft", &[Family::V4], 1));
+/// What must hold with each backend.
+macro_rules! held {
+    ($module:ident, $backend:expr, kills: $kills:expr) => {
+        mod $module {
+            use netpol_conformance::netlab::kernel_test;
+            use netpol_core::ir::Family;
+
+            use crate::fleet::Backend;
+            use crate::{churn, commands, drift, kills, outages, scenarios};
+
+            const BACKEND: Backend = $backend;
+
+            #[test]
+            fn upstream_scenarios_hold_through_the_api() {
+                kernel_test(|| scenarios("scenarios", BACKEND, &[Family::V4], 1));
+            }
+
+            #[test]
+            fn upstream_scenarios_hold_through_the_api_over_ipv6() {
+                kernel_test(|| scenarios("scenarios-ipv6", BACKEND, &[Family::V6], 4));
+            }
+
+            #[test]
+            fn a_thousand_policies_at_once_are_all_in_force() {
+                kernel_test(|| churn::thousand_policies(BACKEND));
+            }
+
+            #[test]
+            fn an_address_that_changes_hands_takes_no_rights_along() {
+                kernel_test(|| churn::address_reuse(BACKEND));
+            }
+
+            #[test]
+            fn a_storm_of_pods_that_come_and_go_ends_in_the_right_state_and_disturbs_nobody() {
+                kernel_test(|| churn::storm(BACKEND));
+            }
+
+            #[test]
+            fn once_enforces_and_ends_and_a_dry_run_leaves_the_kernel_alone() {
+                kernel_test(|| commands::once_and_dry_run(BACKEND));
+            }
+
+            #[test]
+            fn a_running_agent_explains_counts_and_names_what_it_denies() {
+                kernel_test(|| commands::explains_and_counts(BACKEND));
+            }
+
+            #[test]
+            fn strict_mode_drops_what_no_known_pod_sends_or_is_sent() {
+                kernel_test(|| commands::strict_mode(BACKEND));
+            }
+
+            #[test]
+            fn what_another_program_takes_away_comes_back_and_removal_is_complete() {
+                kernel_test(|| drift::repairs_and_removal(BACKEND));
+            }
+
+            #[test]
+            fn a_killed_agent_leaves_its_rules_and_a_new_one_takes_over() {
+                kernel_test(|| kills::killed_and_replaced(BACKEND));
+            }
+
+            #[test]
+            fn agents_killed_under_traffic_are_not_noticed() {
+                kernel_test(|| kills::kills(BACKEND, $kills));
+            }
+
+            #[test]
+            fn half_a_listing_opens_and_closes_nothing() {
+                kernel_test(|| outages::half_a_listing(BACKEND));
+            }
+
+            #[test]
+            fn an_api_server_that_is_away_changes_nothing_and_its_return_is_noticed() {
+                kernel_test(|| outages::server_away(BACKEND));
+            }
+        }
+    };
 }
 
-#[test]
-fn upstream_scenarios_hold_through_the_api_with_ebpf() {
-    kernel_test(|| {
-        bpf_file_system();
-        scenarios("scenarios-ebpf", "ebpf", &[Family::V4], 1);
-    });
-}
-
-#[test]
-fn upstream_scenarios_hold_through_the_api_with_iptables() {
-    kernel_test(|| scenarios("scenarios-iptables", "iptables", &[Family::V4], 1));
-}
-
-#[test]
-fn upstream_scenarios_hold_through_the_api_over_ipv6() {
-    kernel_test(|| scenarios("scenarios-ipv6", "nft", &[Family::V6], 2));
-}
+held!(ebpf, Backend::Ebpf, kills: 200);
+held!(iptables_legacy, Backend::IptablesLegacy, kills: 40);
+held!(iptables_nft, Backend::IptablesNft, kills: 40);
+held!(nft, Backend::Nft, kills: 200);
