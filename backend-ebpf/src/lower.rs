@@ -19,6 +19,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use hashbrown::HashMap;
+use ipnet::IpNet;
 use netpol_core::atoms::{Atoms, Bound, Classes};
 use netpol_core::backend::LowerError;
 use netpol_core::engine::Delta;
@@ -83,6 +84,8 @@ pub struct Lowering {
     pod_numbers: Numbers,
     /// Addresses that are networks of their own: their class stands with the hosts.
     singles: BTreeSet<IpAddr>,
+    /// Networks that are gone, but not yet from the kernel: packets still find them.
+    ghosts: BTreeSet<IpNet>,
     shared: Shared,
     /// What changed since it was taken.
     patch: Patch,
@@ -159,6 +162,7 @@ impl Lowering {
             endpoints: BTreeMap::new(),
             pod_numbers: Numbers::default(),
             singles: BTreeSet::new(),
+            ghosts: BTreeSet::new(),
             shared: Shared { ports: PortLists::default(), born: Vec::new(), counters },
             patch: Patch::default(),
             changes: 0,

@@ -1,6 +1,6 @@
 //! Changes by difference, in the kernel: the maps follow, no packet meets half a change, and what was counted and denied
 //! is told.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test support")]
+#![expect(clippy::panic, clippy::unwrap_used, clippy::print_stderr, reason = "test support")]
 
 extern crate alloc;
 
@@ -335,6 +335,17 @@ fn bpftool(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Returns the numbers of the maps of hosts' rows that this process holds.
+fn host_rows() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    let texts = entries.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
+    let rows = texts.filter(|text| text.contains("value_size:\t64\n"));
+    let id = |text: String| {
+        text.lines().find_map(|line| Some(line.strip_prefix("map_id:")?.trim().to_owned()))
+    };
+    rows.filter_map(id).collect()
+}
+
 #[test]
 fn what_somebody_changed_is_found_and_repaired() {
     bpf::kernel_test("drift", || {
@@ -358,17 +369,22 @@ fn what_somebody_changed_is_found_and_repaired() {
         assert!(!may(&mut dataplane));
         assert_eq!(drifts(&lab, &mut dataplane, &engine), []);
 
-        let maps = bpftool(&["map", "show", "name", "np_hosts"]);
-        let ids = maps.lines().filter_map(|line| line.split_once(": hash")).map(|(id, _)| id);
-        let key = format!("04 00 00 00 0a 63 {c:02x} {d:02x}{}", " 00".repeat(12));
-        let mine: Vec<&str> = ids
-            .filter(|id| {
-                let mut arguments = vec!["map", "delete", "id", *id, "key", "hex"];
-                arguments.extend(key.split(' '));
-                Command::new("bpftool").args(&arguments).output().unwrap().status.success()
-            })
-            .collect();
-        assert_eq!(mine.len(), 1);
+        let address = format!("0a 63 {c:02x} {d:02x}");
+        let row = |id: &str, number: u32| {
+            let key = format!("{number:02x} 00 00 00");
+            let words: Vec<&str> = ["map", "lookup", "id", id, "key", "hex"].into();
+            bpftool(&words.into_iter().chain(key.split(' ')).collect::<Vec<_>>())
+        };
+        let rows = host_rows();
+        let mine = rows.iter().flat_map(|id| (1..8).map(move |number| (id, number)));
+        let mine: Vec<_> =
+            mine.filter(|(id, number)| row(id, *number).contains(&address)).collect();
+        let [(id, number)] = mine[..] else { panic!("{mine:?}") };
+        let words = format!(
+            "map update id {id} key hex {number:02x} 00 00 00 value hex{}",
+            " 00".repeat(64)
+        );
+        bpftool(&words.split(' ').collect::<Vec<_>>());
         let changed = |object: &str, difference| Drift { object: object.into(), difference };
         assert_eq!(
             drifts(&lab, &mut dataplane, &engine),

@@ -9,6 +9,7 @@
 //! it was planned for; if anybody changed nftables in between, the kernel refuses it and we look again.
 
 mod drift;
+mod ownership;
 mod plan;
 mod tell;
 mod transaction;
@@ -25,13 +26,15 @@ use netpol_core::backend::{Counter, Dataplane, Denials, Drift, Established, Sync
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
-use crate::NftOptions;
 use crate::lower::{Lowering, Versions, unversioned};
 use crate::netlink::{
-    Failure, Half, Listener, Observed, Operation, Socket, clear, observe, set_names, stamp,
+    Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own, clear,
+    declared_sets, holder, observe, stamp,
 };
 use crate::options::Style;
 use crate::script::{Counted, Name, Stamp, Table};
+use crate::{NftOptions, Ownership};
+use ownership::{Claim, cannot_own, owned};
 use plan::Plan;
 use tell::Denying;
 use transaction::{Fault, Transactions};
@@ -39,7 +42,7 @@ use transaction::{Fault, Transactions};
 /// The base chain that lets pass what was judged before.
 const BASE: &str = "forward";
 /// How often we look again when others change nftables at the same time.
-const ATTEMPTS: u32 = 16;
+const ATTEMPTS: u32 = 64;
 /// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
 /// probably busy with tables of their own.
 const IMPATIENT: u32 = 4;
@@ -73,6 +76,39 @@ impl NftDataplane {
     #[must_use]
     pub fn with_established(self, established: Established) -> Self {
         Self { options: NftOptions { established, ..self.options }, ..self }
+    }
+
+    /// Says whether others may change the table.
+    #[must_use]
+    pub fn with_ownership(self, ownership: Ownership) -> Self {
+        Self { options: NftOptions { ownership, ..self.options }, ..self }
+    }
+
+    /// Returns whether the kernel knows tables that are owned and outlive their owner, as [`Ownership::Required`] asks for. Leaves
+    /// no trace.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn can_own_table(&mut self) -> Result<bool, SyncError> {
+        let mut can = false;
+        self.insist(|connection, _| {
+            can = can_own(&connection.socket)?;
+            Ok(())
+        })?;
+        Ok(can)
+    }
+
+    /// Returns whether the table is there and nobody but this value can change it: what [`Ownership::Preferred`] came to.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn owns_table(&mut self) -> Result<bool, SyncError> {
+        let mut owns = false;
+        self.insist(|connection, _| {
+            owns = holder(&connection.socket)? == Some(Holder::Us);
+            Ok(())
+        })?;
+        Ok(owns)
     }
 
     /// Returns the generation of the namespace's nftables, which every change of anybody's raises: where it stands
@@ -110,15 +146,21 @@ impl NftDataplane {
     ) -> Result<(), SyncError> {
         for number in 0..ATTEMPTS {
             let kept = self.connection.take().filter(Connection::is_here);
-            let mut connection = kept.map_or_else(Connection::open, Ok).map_err(in_socket)?;
+            let ownership = self.options.ownership;
+            let open = || Connection::open(ownership);
+            let mut connection = kept.map_or_else(open, Ok).map_err(in_socket)?;
             match attempt(&mut connection, number) {
                 Ok(()) => {
                     self.connection = Some(connection);
                     return Ok(());
                 }
-                // Answers that were lost may still be on their way, to a socket that is no more.
-                Err(Failure::Outdated | Failure::Gone) => {}
+                Err(Failure::Outdated | Failure::Gone) => {
+                    // The socket may own the table: it is given up only where it is of no use any more.
+                    self.connection = Some(connection).filter(|kept| kept.socket.drain());
+                }
                 Err(Failure::Socket(error)) => return Err(in_socket(error)),
+                Err(Failure::Owned(socket)) => return Err(owned(socket)),
+                Err(Failure::CannotOwn) => return Err(cannot_own()),
                 Err(Failure::Refused { object, source }) => {
                     // What was known went with the attempt; the socket is as good as before, and who listens goes on.
                     self.connection = Some(connection);
@@ -146,8 +188,8 @@ impl Dataplane for NftDataplane {
                 Ok(true) => return Ok(Updated::ByDelta),
                 // Whatever it was: a look will tell, and a sync says what it cannot do.
                 Ok(false) => {}
-                Err(Failure::Outdated | Failure::Gone | Failure::Refused { .. }) => {}
                 Err(Failure::Socket(_)) => self.connection = None,
+                Err(_) => {}
             }
         }
         self.sync(ruleset).map(|()| Updated::BySync)
@@ -182,6 +224,8 @@ impl Dataplane for NftDataplane {
             .map_err(|failure| match failure {
                 Failure::Socket(error) => in_socket(error),
                 Failure::Refused { object, source } => SyncError::refused(object, source),
+                Failure::Owned(socket) => owned(socket),
+                Failure::CannotOwn => cannot_own(),
                 Failure::Outdated | Failure::Gone => SyncError::refused("table inet netpol", Busy),
             })?;
         }
@@ -196,7 +240,8 @@ impl Dataplane for NftDataplane {
         let Some(group) = self.options.log_group else { return Ok(Denials::default()) };
         // A connection that is dropped would take unread reports with it, so nothing is repeated.
         if self.connection.as_ref().is_none_or(|connection| !connection.is_here()) {
-            self.connection = Some(Connection::open().map_err(in_socket)?);
+            let connection = Connection::open(self.options.ownership).map_err(in_socket)?;
+            self.connection = Some(connection);
         }
         let connection = self.connection.as_mut().map(|connection| connection.denied(group));
         match connection {
@@ -211,9 +256,13 @@ impl Dataplane for NftDataplane {
         self.insist(|connection, _| {
             connection.look();
             connection.known = None;
+            if let Some(Holder::Another(socket)) = holder(&connection.socket)? {
+                return Err(Failure::Owned(socket));
+            }
             // Adding first makes it hold also where there is none.
+            let new = Operation::NewTable(Holding::Shared);
             Transactions::new(&connection.socket, None, Fault::None)
-                .commit(&[Operation::NewTable, Operation::DeleteTable])
+                .commit(&[new, Operation::DeleteTable])
         })
     }
 }
@@ -223,8 +272,13 @@ impl Dataplane for NftDataplane {
 struct Connection {
     namespace: Option<Namespace>,
     socket: Socket,
+    ownership: Ownership,
+    /// Whether the kernel knows tables that are owned, if it was asked.
+    can_own: Option<bool>,
     /// What was last made, and the generation at which it was so.
     known: Option<(u32, Lowering)>,
+    /// Who may change what is known.
+    holder: Option<Holder>,
     /// Hears of others' changes, once somebody asked.
     listener: Option<Listener>,
     /// Hears of denied flows, once somebody asked.
@@ -245,12 +299,15 @@ fn here() -> Option<Namespace> {
 }
 
 impl Connection {
-    fn open() -> io::Result<Self> {
+    fn open(ownership: Ownership) -> io::Result<Self> {
         let (namespace, socket) = (here(), Socket::open()?);
         Ok(Self {
             namespace,
             socket,
+            ownership,
+            can_own: None,
             known: None,
+            holder: None,
             listener: None,
             denying: None,
             causes: BTreeMap::new(),
@@ -275,25 +332,30 @@ impl Connection {
         let generation = self.socket.generation()?;
         let known = self.known.take().filter(|(then, _)| *then == generation);
         let (versions, stamp) = match &known {
-            Some((_, known)) => (versions_of(known.table.sets.keys()), known.stamp),
-            None => (versions_of(&set_names(&self.socket)?), self.stamp(style.stamp)?),
+            Some((_, known)) => (versions_in(&known.table), known.stamp),
+            None => (versions_of(declared_sets(&self.socket)?), self.stamp(style.stamp)?),
         };
         let mut wanted = Lowering::new(ruleset, versions.clone(), Style { stamp, ..style });
-        let observed = match known {
-            Some((_, known)) => Observed { exists: true, foreign: false, table: known.table },
+        let mut observed = match known {
+            Some((_, known)) => {
+                Observed { holder: self.holder, foreign: false, table: known.table }
+            }
             None => observe(&self.socket, &wanted.table)?,
         };
+        let claim = self.claim(&observed)?;
+        observed.foreign = matches!(claim, Claim::Replace(_));
         if let Some(versions) = plan::new_versions(&observed.table, &wanted.table, versions) {
             wanted = Lowering::new(ruleset, versions, Style { stamp, ..style });
         }
         let changes = observed.foreign || Plan::between(&observed.table, &wanted.table).is_seen();
-        if changes && observed.exists {
+        if changes && observed.holder.is_some() {
             wanted.restamp();
             self.make_room(stamp, wanted.stamp)?;
         }
         let guard = (number < IMPATIENT).then_some(generation);
         let mut transactions = Transactions::new(&self.socket, guard, fault);
-        lead(&mut transactions, &observed, &wanted.table)?;
+        lead(&mut transactions, claim, &observed.table, &wanted.table)?;
+        self.holder = claim.holder(observed.holder);
         self.known = transactions.generation.map(|generation| (generation, wanted));
         Ok(())
     }
@@ -321,13 +383,22 @@ impl Connection {
     }
 }
 
-/// Returns under which names versions of sets are there.
-fn versions_of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Versions {
-    names
-        .into_iter()
-        .filter(|name| unversioned(name) != &***name)
-        .map(|name| (Name::from(unversioned(name)), name.clone()))
-        .collect()
+/// Returns under which names sets are there, and with how much room.
+fn versions_of(sets: impl IntoIterator<Item = (Name, Option<u32>)>) -> Versions {
+    let mut versions = Versions::new();
+    for (name, room) in sets {
+        if unversioned(&name) != &*name {
+            versions.names.insert(unversioned(&name).into(), name.clone());
+        }
+        if let Some(room) = room {
+            versions.rooms.insert(name, room);
+        }
+    }
+    versions
+}
+
+fn versions_in(table: &Table) -> Versions {
+    versions_of(table.sets.keys().map(|name| (name.clone(), table.rooms.get(name).copied())))
 }
 
 /// Somebody changes nftables faster than we can look.
@@ -338,18 +409,19 @@ struct Busy;
 /// Applies the difference.
 fn lead(
     transactions: &mut Transactions<'_>,
-    observed: &Observed,
+    claim: Claim,
+    there: &Table,
     wanted: &Table,
 ) -> Result<(), Failure> {
-    if observed.foreign {
+    if let Claim::Replace(holding) = claim {
         // Something of ours has another type than we gave it: a foreign hand, or another version of us. It cannot be
         // changed in place, and its name is taken. One transaction replaces the table; the policy of base chains is
         // accept, so that not even then a drop is lost.
-        return transactions.commit(&Plan::whole(wanted));
+        return transactions.commit(&Plan::whole(wanted, holding));
     }
-    let mut plan = Plan::between(&observed.table, wanted);
-    if !observed.exists {
-        plan.create.insert(0, Operation::NewTable);
+    let mut plan = Plan::between(there, wanted);
+    if let Claim::Make(holding) = claim {
+        plan.create.insert(0, Operation::NewTable(holding));
     }
     transactions.commit(&plan.create)?;
     if let Err(failure) = transactions.commit(&plan.switch) {

@@ -14,7 +14,7 @@ pub mod script;
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
 pub use apply::NftDataplane;
-pub use options::NftOptions;
+pub use options::{NftOptions, Ownership};
 pub use script::Script;
 
 use netpol_core::backend::{Backend, LowerError, Program};

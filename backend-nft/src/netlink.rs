@@ -13,14 +13,16 @@ mod message;
 mod object;
 mod read;
 mod socket;
+mod table;
 
 pub(crate) use batch::{Batch, Failure};
 pub(crate) use conntrack::{Half, clear};
 pub(crate) use listener::Listener;
 pub(crate) use log::Log;
 pub(crate) use object::Operation;
-pub(crate) use read::{Observed, counters, observe, set_names, stamp};
+pub(crate) use read::{Observed, counters, declared_sets, observe, stamp};
 pub(crate) use socket::Socket;
+pub(crate) use table::{Holder, Holding, can_own, holder};
 
 use alloc::string::String;
 use core::fmt::Write as _;

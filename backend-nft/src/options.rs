@@ -19,6 +19,29 @@ pub struct NftOptions {
     pub log_group: Option<u16>,
     /// How many packets a second are reported for one cause, and as many more at once.
     pub log_rate: u32,
+    /// Whether others may change the table.
+    pub ownership: Ownership,
+}
+
+/// Whether others may change the table, while the [`NftDataplane`](crate::NftDataplane) lives that made it or took it over.
+///
+/// What the kernel knows as owner is a socket, and so one value of one process. With its end, by whatever means, nobody owns
+/// the table, which stays as it is; the next that is told to own takes it over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "not at all, at any price, or where it costs nothing")]
+pub enum Ownership {
+    /// They may.
+    ///
+    /// The default, as only who stays should shut others out: with a value that is made for one call, or beside another one of
+    /// the same namespace, ownership is in the way.
+    #[default]
+    Shared,
+    /// They may not, where the kernel can do that (Linux 6.9) and the table is new or has been owned; otherwise they may.
+    ///
+    /// For agents: `flush ruleset` of others passes the table by, and `nft` cannot change it while the agent runs.
+    Preferred,
+    /// They may not. An error where the kernel cannot do that; a table that was made without is replaced.
+    Required,
 }
 
 impl Default for NftOptions {
@@ -28,6 +51,7 @@ impl Default for NftOptions {
             mark: 0xfff0_0000,
             log_group: Some(27_420),
             log_rate: 10,
+            ownership: Ownership::default(),
         }
     }
 }

@@ -58,6 +58,45 @@ pub struct Table {
     pub maps: BTreeMap<Name, Targets>,
     /// Chains, by name.
     pub chains: BTreeMap<Name, Chain>,
+    /// For how many members the sets of peers have room, by name: more than they hold, as members come one by one.
+    pub rooms: BTreeMap<Name, u32>,
+}
+
+impl Table {
+    /// Returns for how many members a set is declared; `None` for as many as come.
+    ///
+    /// The kernel makes the table of such a hash set once, which loads twice as fast as one that grows, and looks up faster.
+    pub(crate) fn room(&self, name: &str, elements: &Elements) -> Option<u32> {
+        match elements {
+            Elements::V4(_) | Elements::V6(_) => {
+                // Without a room of its own, a set is named by its members and never edited.
+                Some(self.rooms.get(name).copied().unwrap_or_else(|| exact_room(elements.len())))
+            }
+            Elements::ProtocolPorts(_) => Some(exact_room(elements.len())),
+            // Ranges are no hash, protocols are a bitmap, and pairs are edited but seldom looked up.
+            Elements::V4Ranges(_)
+            | Elements::V6Ranges(_)
+            | Elements::Ports(_)
+            | Elements::Protocols(_)
+            | Elements::V4Pairs(_)
+            | Elements::V6Pairs(_) => None,
+        }
+    }
+}
+
+impl Targets {
+    /// Returns for how many entries a map is declared; `None` for as many as come. Maps are never edited.
+    pub(crate) fn room(&self) -> Option<u32> {
+        match self {
+            Self::V4(_) | Self::V6(_) => Some(exact_room(self.len())),
+            Self::Ports(_) => None,
+        }
+    }
+}
+
+/// Returns the room of what is never edited. Zero would mean as many as come.
+fn exact_room(members: usize) -> u32 {
+    u32::try_from(members).unwrap_or(u32::MAX).max(1)
 }
 
 /// A list of rules.

@@ -551,3 +551,37 @@ fn remove_leaves_nothing_of_ours_and_everything_of_others() {
         assert_eq!(nft(&["list", "ruleset"], ""), others);
     });
 }
+
+/// A set has room for more members than it holds; when that is used up, a bigger one takes its place.
+#[test]
+fn a_set_that_is_full_is_made_anew() {
+    in_namespace(|| {
+        let (mut set, mut dataplane) = (members(0..3), NftDataplane::new());
+        dataplane.sync(&open_to(&set)).unwrap();
+        let mut by_sync = 0;
+        for number in (3..103).step_by(10) {
+            set.addresses = members(0..number + 10).addresses;
+            let joins = members(number..number + 10).addresses;
+            let change = MemberChange { set: set.id(), joins, leaves: AddressSet::default() };
+            let switch = Switch { members: vec![change], ..Switch::default() };
+            let delta = Delta { switch, ..Delta::default() };
+            match dataplane.update(&open_to(&set), &delta).unwrap() {
+                Updated::ByDelta => {}
+                _ => by_sync += 1,
+            }
+            assert_in_kernel(&open_to(&set));
+            // Who comes later knows how much room there is.
+            let generation = dataplane.generation().unwrap();
+            let mut successor = NftDataplane::new();
+            successor.sync(&open_to(&set)).unwrap();
+            assert_eq!(successor.generation().unwrap(), generation);
+            assert_eq!(successor.verify(&open_to(&set)).unwrap(), []);
+        }
+        // 24, 48, 96, 192.
+        assert_eq!(by_sync, 3);
+        // A sync alone meets the same: its predecessor left less room than it needs.
+        set.addresses = members(0..5000).addresses;
+        NftDataplane::new().sync(&open_to(&set)).unwrap();
+        assert_in_kernel(&open_to(&set));
+    });
+}

@@ -1,9 +1,9 @@
 //! A ruleset in force: the maps that hold it, and how changes get there.
 
-use alloc::collections::BTreeSet;
-use core::net::IpAddr;
+use alloc::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use ipnet::IpNet;
 use netpol_core::backend::{Counter, Denials, SyncError};
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
@@ -11,19 +11,22 @@ use netpol_core::ir::Ruleset;
 use super::btf::Kernel;
 use super::denied;
 use super::error::LoadError;
-use super::loaded::{Beginning, Checked, Loaded};
+use super::loaded::{Beginning, Checked, Loaded, MOST_REPLACED};
+use super::rows::History;
 use super::sys;
 use crate::Established;
-use crate::image::MapImage;
+use crate::image::{Class, MapImage};
 use crate::lower::{Garbage, Limits, Lowering, Patch, UpdateError};
 
-/// Once so many rows wait to be deleted, or not to be written again yet, it is done.
-const SWEEP_AT: usize = 8192;
+/// Once so many rows wait to be deleted or given free, it is done.
+const SWEEP_AT: usize = MOST_REPLACED / 2;
+/// Networks that are gone cost each change of networks a look.
+const MOST_NETWORKS_GONE: usize = 256;
 
 /// A ruleset in force, in one set of maps.
 ///
-/// INVARIANT (history): a row of hosts and networks holds what it said in the version in force and in the one before it,
-/// as long as a packet may be judged by that; upheld by `update`, which waits before it writes such a row again.
+/// INVARIANT (history): what hosts and networks said in a version is found as long as a packet may be judged by it;
+/// upheld by `update`, which waits for every packet where there is no room for more history.
 #[derive(Debug)]
 pub(super) struct Live {
     lowering: Lowering,
@@ -34,9 +37,12 @@ pub(super) struct Live {
     established: Established,
     /// Rows to delete.
     garbage: Garbage,
-    /// Rows that may still be read as they were before.
-    recent: BTreeSet<IpAddr>,
-    recent_networks: bool,
+    /// How many rows of hosts were replaced since every packet was waited for.
+    replaced: usize,
+    /// Networks that changed since then.
+    recent: BTreeMap<IpNet, History>,
+    /// The networks that packets find.
+    networks: BTreeSet<IpNet>,
     /// How many denied packets had been lost when that was last asked.
     lost: u64,
     /// A change failed half way: what is lowered is not what is in force.
@@ -75,15 +81,17 @@ impl Live {
         let lowering = Lowering::new(ruleset, limits)?;
         let beginning = Beginning { version, established, largest: lowering.largest() };
         let loaded = Loaded::load_as(kernel, lowering.image(), checked, beginning)?;
+        let networks = lowering.image().networks.keys().copied().collect();
         Ok(Self {
             lowering,
             loaded,
+            networks,
             first: version,
             version,
             established,
             garbage: Garbage::default(),
-            recent: BTreeSet::new(),
-            recent_networks: false,
+            replaced: 0,
+            recent: BTreeMap::new(),
             lost: 0,
             is_lost: false,
         })
@@ -134,9 +142,6 @@ impl Live {
         }
         self.is_lost = true;
         let patch = self.lowering.update(delta)?;
-        if self.meets_recent(&patch) {
-            self.sweep()?;
-        }
         if !self.has_room(&patch) {
             self.sweep()?;
             if !self.has_room(&patch) {
@@ -144,15 +149,21 @@ impl Live {
             }
         }
         let version = self.version.wrapping_add(1);
-        self.loaded.prepare(&patch, version)?;
+        let then = |(network, before, now): &(IpNet, Class, Class)| {
+            (*network, self.history(network, *before).then(version, *now))
+        };
+        let networks: Vec<(IpNet, History)> = patch.networks.iter().map(then).collect();
+        self.loaded.prepare(&patch, &networks, version)?;
         self.loaded.version().set(version)?;
         self.version = version;
         self.is_lost = false;
-        let Patch { hosts, networks, garbage, .. } = patch;
-        self.recent.extend(hosts.iter().map(|(address, _, _)| *address));
-        self.recent_networks |= !networks.is_empty();
-        self.garbage.add(garbage);
-        if self.garbage.len() + self.recent.len() > SWEEP_AT {
+        self.replaced += patch.hosts.len();
+        self.networks.extend(networks.iter().map(|(network, _)| *network));
+        self.recent.extend(networks);
+        self.garbage.add(patch.garbage);
+        if self.garbage.len() + self.replaced > SWEEP_AT
+            || self.garbage.networks.len() > MOST_NETWORKS_GONE
+        {
             // The change is made; what cannot be deleted now waits for the next time.
             let _ = self.sweep();
         }
@@ -162,24 +173,33 @@ impl Live {
     fn has_room(&self, patch: &Patch) -> bool {
         let garbage = [&self.garbage, &patch.garbage];
         self.loaded.has_room(self.lowering.image(), garbage, self.lowering.largest())
+            && self.loaded.has_places(patch)
+            && patch
+                .networks
+                .iter()
+                .all(|(network, before, _)| self.history(network, *before).has_room())
     }
 
-    fn meets_recent(&self, patch: &Patch) -> bool {
-        patch.hosts.iter().any(|(address, _, _)| self.recent.contains(address))
-            || !patch.networks.is_empty()
-                && (self.recent_networks || !self.garbage.networks.is_empty())
+    /// Returns what packets find of a network: what it says itself, or the one that it lies in.
+    fn history(&self, network: &IpNet, before: Class) -> History {
+        let prefixes = (0..=network.prefix_len()).rev();
+        let mut prefixes = prefixes.filter_map(|length| IpNet::new(network.addr(), length).ok());
+        let found = prefixes.find(|prefix| self.networks.contains(&prefix.trunc()));
+        let history = found.and_then(|found| self.recent.get(&found.trunc()).copied());
+        history.unwrap_or(History::always(before))
     }
 
     /// Waits until no packet is judged by an earlier version, and deletes what none needs any more.
     fn sweep(&mut self) -> io::Result<()> {
         sys::grace();
+        self.replaced = 0;
         self.recent.clear();
-        self.recent_networks = false;
         let image = self.lowering.image();
         self.garbage.hosts.retain(|address| !image.hosts.contains_key(address));
         self.garbage.networks.retain(|network| !image.networks.contains_key(network));
         self.garbage.words.retain(|key| !image.words.contains_key(key));
         self.loaded.sweep(&self.garbage)?;
+        self.networks.retain(|network| !self.garbage.networks.contains(network));
         self.lowering.recycle(core::mem::take(&mut self.garbage));
         Ok(())
     }

@@ -4,27 +4,30 @@ use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use ipnet::IpNet;
 use netpol_core::ir::Verdict;
 
 use super::btf::Kernel;
 use super::error::LoadError;
+use super::hosts::Hosts;
 use super::mapped::{Ring, Version};
 use super::program::JUDGE;
-use super::rows;
+use super::rows::{self, History};
 use super::sys::{self, Map, Shape};
+use super::table::{ARRAY, MAPPABLE, Seed, Table};
 use crate::Established;
 use crate::image::{Hook, MapImage, Rows};
 use crate::lower::{Garbage, Patch};
 
 /// `enum bpf_map_type`.
-const ARRAY: u32 = 2;
 const PER_PROCESSOR_ARRAY: u32 = 6;
 const LRU_HASH: u32 = 9;
 const RING: u32 = 27;
-/// `BPF_F_MMAPABLE`.
-const MAPPABLE: u32 = 1 << 10;
 
 /// The numbers of the other maps in the program's source.
+const HOSTS: u8 = 0;
+const WORDS: u8 = 4;
+const HOST_ROWS: u8 = 0x20;
 const CHECKED: u8 = 7;
 const COUNTS: u8 = 8;
 const DENIED: u8 = 9;
@@ -34,6 +37,12 @@ const STATE: u8 = 12;
 /// How many checked connections are known at once; one that is forgotten is judged again.
 const CONNECTIONS: u32 = 1 << 16;
 
+/// How many rows of hosts may be replaced until every packet must be waited for.
+pub(super) const MOST_REPLACED: usize = 8192;
+
+/// How often a table is tried with other seeds.
+const SEEDS: u32 = 4;
+
 /// The bytes of the ring of denied packets: a power of two, and of pages up to 64 KiB a multiple.
 const RING_SIZE: u32 = 1 << 17;
 
@@ -41,8 +50,10 @@ const RING_SIZE: u32 = 1 << 17;
 /// [`ask`](Self::ask) shows it packets that nobody sent.
 #[derive(Debug)]
 pub struct Loaded {
-    /// By the numbers of `rows`.
+    /// In the order of `rows::tables`.
     maps: Vec<Map>,
+    hosts: Hosts,
+    words: Table,
     /// How many rows each may have.
     room: Rows,
     counts: Map,
@@ -85,6 +96,8 @@ impl Loaded {
         beginning: Beginning,
     ) -> Result<Self, LoadError> {
         let room = room(image, beginning.largest);
+        let seed = Seed::random();
+        let (hosts, words, seed) = filled(image, &room, seed)?;
         let tables = rows::of_image(image);
         let mut maps = Vec::with_capacity(tables.len());
         for (table, room) in tables.iter().zip(by_map(&room)) {
@@ -107,7 +120,8 @@ impl Loaded {
         let mut value = beginning.version.to_ne_bytes().to_vec();
         value.extend(keeps.to_ne_bytes());
         value.extend(u32::from(image.is_strict()).to_ne_bytes());
-        value.resize(40, 0);
+        value.extend(seed.0.into_iter().flat_map(u64::to_ne_bytes));
+        value.extend([hosts.places().mask(), words.mask()].into_iter().flat_map(u32::to_ne_bytes));
         let refused_state = |source| refused("state", 1, source);
         state.update(&0_u32.to_ne_bytes(), &value).map_err(refused_state)?;
         let version = Version::of(state.descriptor()).map_err(refused_state)?;
@@ -115,8 +129,11 @@ impl Loaded {
         let ring = Ring::of(denied.descriptor(), size);
         let ring = ring.map_err(|source| refused("denied", RING_SIZE, source))?;
         let mut descriptors: Vec<(u8, BorrowedFd<'_>)> =
-            (0..).zip(maps.iter().map(Map::descriptor)).collect();
+            rows::NUMBERS.into_iter().zip(maps.iter().map(Map::descriptor)).collect();
         descriptors.extend([
+            (HOSTS, hosts.places().map().descriptor()),
+            (HOST_ROWS, hosts.rows().descriptor()),
+            (WORDS, words.map().descriptor()),
             (CHECKED, checked.0.descriptor()),
             (COUNTS, counts.descriptor()),
             (DENIED, denied.descriptor()),
@@ -124,7 +141,7 @@ impl Loaded {
             (STATE, state.descriptor()),
         ]);
         let program = JUDGE.load(kernel, &descriptors)?;
-        Ok(Self { maps, room, counts, rate, ring, version, program })
+        Ok(Self { maps, hosts, words, room, counts, rate, ring, version, program })
     }
 
     pub(super) fn program(&self) -> BorrowedFd<'_> {
@@ -159,48 +176,63 @@ impl Loaded {
             && needed.counters <= self.room.counters
     }
 
-    /// Writes what a change needs, so that it is in force as soon as the version is this.
-    pub(super) fn prepare(&self, patch: &Patch, version: u64) -> Result<(), LoadError> {
-        let [mut hosts, mut networks, mut pods, mut policies, mut words, mut ports, _] =
-            rows::tables();
+    /// Returns whether the tables have places for what a change writes.
+    pub(super) fn has_places(&self, patch: &Patch) -> bool {
+        self.hosts.has_room(patch.hosts.len()) && self.words.has_room(patch.words.len())
+    }
+
+    /// Writes what a change needs, so that it is in force as soon as the version is this. `networks` are those of the
+    /// patch.
+    pub(super) fn prepare(
+        &mut self,
+        patch: &Patch,
+        networks: &[(IpNet, History)],
+        version: u64,
+    ) -> Result<(), LoadError> {
+        let [mut table_of_networks, mut pods, mut policies, mut ports, _] = rows::tables();
         for (list, rows) in &patch.ports {
             rows::push_ports(&mut ports, *list, rows);
         }
         for (number, word) in &patch.policies {
             rows::push_policy(&mut policies, *number, word.bits());
         }
-        for (key, word) in &patch.words {
-            rows::push_word(&mut words, *key, word.bits());
-        }
         for (number, row) in &patch.pods {
             rows::push_pod(&mut pods, *number, row);
         }
-        for (address, before, now) in &patch.hosts {
-            rows::push_host(&mut hosts, *address, version, before, now);
+        for (network, history) in networks {
+            rows::push_network(&mut table_of_networks, network, history);
         }
-        for (network, before, now) in &patch.networks {
-            rows::push_network(&mut networks, network, version, *before, *now);
-        }
-        for (table, map) in [
-            (&ports, rows::PORTS),
-            (&policies, rows::POLICIES),
-            (&words, rows::WORDS),
-            (&pods, rows::PODS),
-            (&hosts, rows::HOSTS),
-            (&networks, rows::NETWORKS),
-        ] {
-            let Some(map) = self.maps.get(map) else { continue };
+        let write = |table: &rows::Table, map: usize| {
+            let Some(map) = self.maps.get(map) else { return Ok(()) };
             table.write(map).map_err(|source| LoadError::Map {
                 map: table.name,
                 rows: table.rows,
                 source,
-            })?;
+            })
+        };
+        write(&ports, rows::PORTS)?;
+        write(&policies, rows::POLICIES)?;
+        let refused = |map, rows| move |source| LoadError::Map { map, rows, source };
+        for (key, word) in &patch.words {
+            let put = self.words.put(rows::word_key(*key), word.bits());
+            put.map_err(refused("words", patch.words.len()))?;
         }
-        Ok(())
+        write(&pods, rows::PODS)?;
+        for (address, _, now) in &patch.hosts {
+            let put = self.hosts.put(*address, version, now);
+            put.map_err(refused("hosts", patch.hosts.len()))?;
+        }
+        write(&table_of_networks, rows::NETWORKS)
     }
 
-    /// Deletes rows that no packet is judged by any more.
-    pub(super) fn sweep(&self, garbage: &Garbage) -> io::Result<()> {
+    /// Deletes rows that no packet is judged by any more, and gives free what was deleted the last time. Every packet
+    /// has been waited for.
+    pub(super) fn sweep(&mut self, garbage: &Garbage) -> io::Result<()> {
+        self.hosts.rested()?;
+        self.words.rested()?;
+        garbage.hosts.iter().try_for_each(|address| self.hosts.remove(*address))?;
+        let words = &mut self.words;
+        garbage.words.iter().try_for_each(|key| words.remove(rows::word_key(*key)).map(drop))?;
         let tables = rows::of_garbage(garbage);
         tables.iter().zip(&self.maps).try_for_each(|(table, map)| table.delete(map))?;
         let blocks = garbage.counters.iter();
@@ -242,8 +274,15 @@ impl Loaded {
         garbage: &Garbage,
     ) -> io::Result<Vec<&'static str>> {
         let version = self.version.get()?;
-        let (tables, garbage) = (rows::of_image(image), rows::of_garbage(garbage));
         let mut names = Vec::new();
+        let (host, is_old) = (|at| image.hosts.get(&at), |at| garbage.hosts.contains(&at));
+        if !self.hosts.are(host, image.hosts.len(), is_old, version)? {
+            names.push("hosts");
+        }
+        if !self.words_are(image, garbage)? {
+            names.push("words");
+        }
+        let (tables, garbage) = (rows::of_image(image), rows::of_garbage(garbage));
         let tables = tables.iter().zip(&garbage).zip(&self.maps).zip(by_map(&self.room));
         for (((table, garbage), map), room) in tables {
             if !table.is_in(map, room, version, garbage)? {
@@ -251,6 +290,21 @@ impl Loaded {
             }
         }
         Ok(names)
+    }
+
+    fn words_are(&self, image: &MapImage, garbage: &Garbage) -> io::Result<bool> {
+        let mut seen = 0;
+        for entry in self.words.entries() {
+            let (key, word) = entry?;
+            let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(0);
+            let key = (half(key >> 32), half(key));
+            match image.words.get(&key) {
+                Some(expected) if expected.bits() == word => seen += 1,
+                None if garbage.words.contains(&key) => {}
+                Some(_) | None => return Ok(false),
+            }
+        }
+        Ok(seen == image.words.len())
     }
 
     /// Returns what the counters count, each of all processors together.
@@ -295,9 +349,43 @@ fn room(image: &MapImage, largest: (u32, u32)) -> Rows {
     }
 }
 
-/// By the numbers of `rows`.
-const fn by_map(rows: &Rows) -> [usize; 7] {
-    [rows.hosts, rows.networks, rows.pods, rows.policies, rows.words, rows.ports, rows.ranges]
+/// In the order of `rows::tables`.
+const fn by_map(rows: &Rows) -> [usize; 5] {
+    [rows.networks, rows.pods, rows.policies, rows.ports, rows.ranges]
+}
+
+/// Returns the tables of an image. Where keys crowd together, another seed spreads them.
+fn filled(
+    image: &MapImage,
+    room: &Rows,
+    mut seed: Seed,
+) -> Result<(Hosts, Table, Seed), LoadError> {
+    let fill = |seed| {
+        let refused = |map, rows| move |source| LoadError::Map { map, rows, source };
+        let hosts = || -> io::Result<Hosts> {
+            let mut hosts = Hosts::create(room.hosts, MOST_REPLACED + 1024, seed)?;
+            let mut all = image.hosts.iter();
+            all.try_for_each(|(address, host)| hosts.put(*address, 0, host))?;
+            Ok(hosts)
+        };
+        let words = || -> io::Result<Table> {
+            let mut words = Table::create("np_words", room.words, seed)?;
+            let mut all = image.words.iter();
+            all.try_for_each(|(key, word)| words.put(rows::word_key(*key), word.bits()))?;
+            Ok(words)
+        };
+        let hosts = hosts().map_err(refused("hosts", room.hosts))?;
+        Ok((hosts, words().map_err(refused("words", room.words))?, seed))
+    };
+    for _ in 1..SEEDS {
+        match fill(seed) {
+            Err(LoadError::Map { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                seed = Seed::random();
+            }
+            outcome => return outcome,
+        }
+    }
+    fill(seed)
 }
 
 fn refused(map: &'static str, rows: u32, source: io::Error) -> LoadError {

@@ -1,4 +1,5 @@
-//! Maps of the kernel as memory of ours: the version, which is switched by one store, and the ring of denied packets.
+//! Maps of the kernel as memory of ours: the version, which is switched by one store, the ring of denied packets, and what
+//! `table.rs` makes of such memory.
 #![expect(unsafe_code, reason = "memory shared with the kernel has no safe interface")]
 
 use core::ptr::NonNull;
@@ -8,7 +9,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// Memory that a map is mapped to; unmapped when this goes.
 #[derive(Debug)]
-struct Memory {
+pub(super) struct Memory {
     start: NonNull<u8>,
     length: usize,
 }
@@ -21,7 +22,12 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn new(map: BorrowedFd<'_>, offset: usize, length: usize, access: Access) -> io::Result<Self> {
+    pub(super) fn new(
+        map: BorrowedFd<'_>,
+        offset: usize,
+        length: usize,
+        access: Access,
+    ) -> io::Result<Self> {
         let access = match access {
             Access::Read => libc::PROT_READ,
             Access::Write => libc::PROT_READ | libc::PROT_WRITE,
@@ -45,8 +51,8 @@ impl Memory {
     }
 
     /// Returns the 64 bits at an offset that is a multiple of eight.
-    fn long(&self, offset: usize) -> io::Result<&AtomicU64> {
-        let fits = offset.is_multiple_of(8) && offset + 8 <= self.length;
+    pub(super) fn long(&self, offset: usize) -> io::Result<&AtomicU64> {
+        let fits = offset.is_multiple_of(8) && offset < self.length && self.length - offset >= 8;
         let () = fits.then_some(()).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: inside the mapping, which lives as long as `self` and is aligned to a page.
         Ok(unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(offset).cast()) })
@@ -77,8 +83,9 @@ impl Drop for Memory {
     }
 }
 
+/// What we may do with the memory.
 #[derive(Clone, Copy, Debug)]
-enum Access {
+pub(super) enum Access {
     Read,
     Write,
 }

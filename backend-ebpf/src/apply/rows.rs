@@ -7,7 +7,7 @@ use std::io;
 use ipnet::IpNet;
 
 use super::sys::{Map, Shape};
-use crate::image::{Class, Host, MapImage, PodRow, PortRow, PortsId};
+use crate::image::{Class, MapImage, PodRow, PortRow, PortsId};
 use crate::lower::Garbage;
 
 /// `enum bpf_map_type`.
@@ -20,20 +20,23 @@ const NO_PREALLOC: u32 = 1;
 /// `struct address`.
 const ADDRESS: u32 = 20;
 
-/// The maps of an image, by their number in the program's source.
-pub(super) const HOSTS: usize = 0;
-pub(super) const NETWORKS: usize = 1;
-pub(super) const PODS: usize = 2;
-pub(super) const POLICIES: usize = 3;
-pub(super) const WORDS: usize = 4;
-pub(super) const PORTS: usize = 5;
+/// The maps that are not tables of ours, by their place in what [`tables`] returns.
+pub(super) const NETWORKS: usize = 0;
+pub(super) const PODS: usize = 1;
+pub(super) const POLICIES: usize = 2;
+pub(super) const PORTS: usize = 3;
+/// Their numbers in the program's source.
+pub(super) const NUMBERS: [u8; 5] = [1, 2, 3, 5, 6];
+
+/// How many classes a row of networks had before the latest.
+pub(super) const HISTORY: usize = 3;
 
 /// The rows of one map.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: &'static str,
     shape: Shape,
-    /// Each value is two, of which the version says which one counts.
+    /// The values are histories.
     is_versioned: bool,
     keys: Vec<u8>,
     values: Vec<u8>,
@@ -121,35 +124,63 @@ impl Table {
     }
 }
 
-/// Returns which half of a value counts: behind 64 bits that say since when the second one does.
-fn in_force(value: &[u8], version: u64) -> &[u8] {
-    let Some((since, halves)) = value.split_first_chunk::<8>() else { return value };
-    let (before, now) = halves.split_at(halves.len() / 2);
-    if version >= u64::from_ne_bytes(*since) { now } else { before }
+/// The classes of a network: the latest first, each with the version since which it counts, and what was before all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct History {
+    since: [u64; HISTORY],
+    classes: [Class; HISTORY + 1],
 }
 
-/// Tables without rows, by the numbers of the maps.
-pub(super) fn tables() -> [Table; 7] {
+impl History {
+    /// One class since ever.
+    pub(super) const fn always(class: Class) -> Self {
+        Self { since: [0; HISTORY], classes: [class; HISTORY + 1] }
+    }
+
+    /// Returns whether another class has room.
+    pub(super) const fn has_room(&self) -> bool {
+        let [.., oldest] = self.since;
+        oldest == 0
+    }
+
+    /// Another class from a version on.
+    pub(super) const fn then(self, version: u64, class: Class) -> Self {
+        let ([a, b, _], [c, d, e, _]) = (self.since, self.classes);
+        Self { since: [version, a, b], classes: [class, c, d, e] }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let since = self.since.into_iter().flat_map(u64::to_ne_bytes);
+        since.chain(self.classes.into_iter().flat_map(u32::to_ne_bytes)).collect()
+    }
+}
+
+/// Returns the class in a history that counts.
+fn in_force(value: &[u8], version: u64) -> &[u8] {
+    let (since, classes) = value.split_at_checked(8 * HISTORY).unwrap_or_default();
+    let began = |since: &[u8]| {
+        since.first_chunk::<8>().is_some_and(|since| version >= u64::from_ne_bytes(*since))
+    };
+    let place = since.chunks_exact(8).position(began).unwrap_or(HISTORY);
+    classes.chunks_exact(4).nth(place).unwrap_or_default()
+}
+
+/// Tables without rows.
+pub(super) fn tables() -> [Table; 5] {
     [
-        Table::new("hosts", HASH, ADDRESS, 24).versioned(),
-        Table::new("networks", LPM_TRIE, 4 + ADDRESS, 16).versioned(),
+        Table::new("networks", LPM_TRIE, 4 + ADDRESS, 40).versioned(),
         Table::new("pods", ARRAY, 4, 24),
         Table::new("policies", ARRAY, 4, 8),
-        Table::new("words", HASH, 8, 8),
         Table::new("ports", HASH, 8, 4),
         Table::new("ranges", LPM_TRIE, 4 + ADDRESS, 4),
     ]
 }
 
 /// Returns the rows of an image.
-pub(super) fn of_image(image: &MapImage) -> [Table; 7] {
-    let [mut hosts, mut networks, mut pods, mut policies, mut words, mut ports, mut ranges] =
-        tables();
-    for (address, host) in &image.hosts {
-        push_host(&mut hosts, *address, 0, host, host);
-    }
+pub(super) fn of_image(image: &MapImage) -> [Table; 5] {
+    let [mut networks, mut pods, mut policies, mut ports, mut ranges] = tables();
     for (network, class) in &image.networks {
-        push_network(&mut networks, network, 0, *class, *class);
+        push_network(&mut networks, network, &History::always(*class));
     }
     // What hosts refer to that are no pods of ours.
     push_pod(&mut pods, 0, &PodRow::default());
@@ -157,10 +188,7 @@ pub(super) fn of_image(image: &MapImage) -> [Table; 7] {
         push_pod(&mut pods, *number, row);
     }
     for (number, policy) in &image.policies {
-        policies.push(&number.to_ne_bytes(), &policy.default.bits().to_ne_bytes());
-    }
-    for ((policy, class), word) in &image.words {
-        push_word(&mut words, (*policy, *class), word.bits());
+        push_policy(&mut policies, *number, policy.default.bits());
     }
     for (list, rows) in &image.ports {
         push_ports(&mut ports, *list, rows);
@@ -170,21 +198,15 @@ pub(super) fn of_image(image: &MapImage) -> [Table; 7] {
             ranges.push(&encode_network(&network), &1_u32.to_ne_bytes());
         }
     }
-    [hosts, networks, pods, policies, words, ports, ranges]
+    [networks, pods, policies, ports, ranges]
 }
 
 /// Returns the rows that garbage names, their values left open.
-pub(super) fn of_garbage(garbage: &Garbage) -> [Table; 7] {
+pub(super) fn of_garbage(garbage: &Garbage) -> [Table; 5] {
     let mut tables = tables();
-    let [hosts, networks, _, _, words, ports, _] = &mut tables;
-    for address in &garbage.hosts {
-        push_host(hosts, *address, 0, &Host::default(), &Host::default());
-    }
+    let [networks, _, _, ports, _] = &mut tables;
     for network in &garbage.networks {
-        push_network(networks, network, 0, 0, 0);
-    }
-    for key in &garbage.words {
-        push_word(words, *key, 0);
+        push_network(networks, network, &History::always(0));
     }
     for (list, rows) in &garbage.ports {
         push_ports(ports, *list, rows);
@@ -192,34 +214,8 @@ pub(super) fn of_garbage(garbage: &Garbage) -> [Table; 7] {
     tables
 }
 
-pub(super) fn push_host(table: &mut Table, address: IpAddr, since: u64, before: &Host, now: &Host) {
-    const HAS_CLASS: u32 = 1 << 31;
-    const IS_NODE: u32 = 1 << 30;
-    let [since, before, now] = [since, end(before), end(now)];
-    fn end(host: &Host) -> u64 {
-        let class = host.class.map_or(0, |class| HAS_CLASS | class);
-        let class = if host.is_node { class | IS_NODE } else { class };
-        let [a, b, c, d] = class.to_ne_bytes();
-        let [e, f, g, h] = host.pod.to_ne_bytes();
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-    }
-    let mut value = [0; 24];
-    for (to, from) in value.chunks_exact_mut(8).zip([since, before, now]) {
-        to.copy_from_slice(&from.to_ne_bytes());
-    }
-    table.push(&encode_address(address), &value);
-}
-
-pub(super) fn push_network(
-    table: &mut Table,
-    network: &IpNet,
-    since: u64,
-    before: Class,
-    now: Class,
-) {
-    let mut value = since.to_ne_bytes().to_vec();
-    value.extend([before, now].into_iter().flat_map(u32::to_ne_bytes));
-    table.push(&encode_network(network), &value);
+pub(super) fn push_network(table: &mut Table, network: &IpNet, history: &History) {
+    table.push(&encode_network(network), &history.bytes());
 }
 
 pub(super) fn push_pod(table: &mut Table, number: u32, row: &PodRow) {
@@ -233,10 +229,9 @@ pub(super) fn push_policy(table: &mut Table, number: u32, word: u64) {
     table.push(&number.to_ne_bytes(), &word.to_ne_bytes());
 }
 
-pub(super) fn push_word(table: &mut Table, (policy, class): (u32, Class), word: u64) {
-    let [a, b, c, d] = policy.to_ne_bytes();
-    let [e, f, g, h] = class.to_ne_bytes();
-    table.push(&[a, b, c, d, e, f, g, h], &word.to_ne_bytes());
+/// Returns the key of a word.
+pub(super) fn word_key((policy, class): (u32, Class)) -> u64 {
+    u64::from(policy) << 32 | u64::from(class)
 }
 
 pub(super) fn push_ports(table: &mut Table, list: PortsId, rows: &[PortRow]) {
@@ -249,7 +244,7 @@ pub(super) fn push_ports(table: &mut Table, list: PortsId, rows: &[PortRow]) {
 }
 
 /// Writes `struct address`.
-fn encode_address(address: IpAddr) -> [u8; 20] {
+pub(super) fn encode_address(address: IpAddr) -> [u8; 20] {
     let mut bytes = [0; 20];
     let (family, rest) = bytes.split_at_mut(4);
     match address {

@@ -2,16 +2,11 @@
  *
  * What the maps say of a packet that opens a connection. The model of this is `image/evaluate.rs`.
  *
- * Rows of hosts and networks hold two values: the packet takes the one of its version. So any number of rows changes in
- * one step, when the version does. */
+ * Hosts and networks say since which version they say what they say, and what they said before: the packet takes what is
+ * of its version. So any number of rows changes in one step, when the version does. */
 #pragma once
 
-#include "patched.h"
-
-struct address {
-	__u32 family; /* 4 or 6: an IPv4 address inside an IPv6 one is another address (NP-068). */
-	__u8 bytes[16]; /* IPv4: the first four, the others zero. */
-};
+#include "table.h"
 
 /* An address: its class, and the pod that it is, or 0. */
 struct end {
@@ -25,28 +20,27 @@ struct end {
 #define IS_NODE (1U << 30)
 #define CLASS (IS_NODE - 1)
 
+/* What is known of an address, since a version. Written before anything leads to it, and never changed while a packet may
+ * be looking. Row 0 is of hosts that nothing is known of: zeros, since ever. */
 struct host {
-	__u64 since; /* The first version of `now`. */
-	struct end before;
-	struct end now;
+	struct address address;
+	__u32 previous; /* The row of what was known before; at last 0. */
+	__u64 since;
+	struct end end;
+	__u64 unused[3]; /* A row is a line of the cache. */
 };
 
-struct state {
-	__u64 version; /* Of the ruleset. */
-	__u32 keeps; /* Open connections are not judged again. */
-	__u32 is_strict; /* An address of `RANGES` without a pod is nobody's. */
-	struct host unknown; /* The row of hosts that have none: zeros. */
-};
+#define HISTORY 3
 
 struct network_key {
 	__u32 prefix;
 	struct address address;
 };
 
+/* The latest first. The kernel replaces it as a whole. */
 struct network {
-	__u64 since;
-	__u32 before;
-	__u32 now;
+	__u64 since[HISTORY];
+	__u32 class[HISTORY + 1];
 };
 
 /* The policies of a pod; 0 lets everything pass. Pod 0 has no others. */
@@ -57,11 +51,6 @@ struct pod {
 	__u32 egress_of_hairpin;
 	__u32 egress_to_node;
 	__u32 unused;
-};
-
-struct word_key {
-	__u32 policy;
-	__u32 class;
 };
 
 struct port_key {
@@ -102,12 +91,38 @@ enum counter {
 /* Strict mode: the pod of addresses of pods that no known pod owns. Its policies let nothing pass. */
 #define NOBODY 1
 
+/* How often what is known of an address may change while one packet is judged. What is older than that is dropped. */
+#define GENERATIONS 8
+/* A pod that is not there. */
+#define LOST 0xffffffff
+
 INLINE struct end end_of(const struct address *address, __u64 version)
 {
-	const struct host *host = bpf_map_lookup_elem(HOSTS, address);
+	struct end end = { .pod = LOST };
+	__u32 row = 0;
+	const volatile struct entry *entry = find(HOSTS, STATE->hosts_mask, digest_of(address));
+	if (entry)
+		row = entry->value;
+	/* A row is given to another address only once every packet that could know it is through. So it is of this
+	 * address, unless the entry has become another's meanwhile, or two have one digest: then it has none. */
+	const volatile struct host *host = bpf_map_lookup_elem(HOST_ROWS, &row);
 	if (!host)
-		host = (const struct host *)&STATE->unknown; /* The verifier has less to tell apart. */
-	return version >= host->since ? host->now : host->before;
+		return end;
+	if (row && !is_same(&host->address, address)) {
+		row = 0;
+		host = bpf_map_lookup_elem(HOST_ROWS, &row);
+	}
+#pragma clang loop unroll(disable)
+	for (int generation = 0; generation < GENERATIONS && host; generation++) {
+		if (version >= host->since) {
+			end.class = host->end.class;
+			end.pod = host->end.pod;
+			return end;
+		}
+		row = host->previous;
+		host = bpf_map_lookup_elem(HOST_ROWS, &row);
+	}
+	return end;
 }
 
 INLINE __u32 class_of(__u32 class, const struct address *address, __u64 version)
@@ -118,7 +133,10 @@ INLINE __u32 class_of(__u32 class, const struct address *address, __u64 version)
 	struct network *network = bpf_map_lookup_elem(NETWORKS, &key);
 	if (!network)
 		return 0;
-	return version >= network->since ? network->now : network->before;
+	for (int generation = 0; generation < HISTORY; generation++)
+		if (version >= network->since[generation])
+			return network->class[generation];
+	return network->class[HISTORY];
 }
 
 /* Strict mode: whether this is an address of pods that no known pod owns. */

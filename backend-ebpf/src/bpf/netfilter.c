@@ -158,6 +158,14 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u64 version, __u32 is_strict, __u32
 	return drop(&packet, is_ingress);
 }
 
+/* What is noted of a connection that this version let pass. The kernel may give the row to another connection between its
+ * being found and being read, so the note holds the connection too, in the same store: the upper 16 bits of all pointers
+ * are the same, as are the lower 6 of those to connections, so the first 2^22 versions can never be taken for others. */
+INLINE __u64 note(__u64 conntrack, __u64 version)
+{
+	return conntrack ^ (version << 48 | version >> 16);
+}
+
 SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
 {
 	const volatile struct state *state = STATE;
@@ -179,12 +187,14 @@ SECTION("judge") int run_judge(struct bpf_nf_ctx *ctx)
 		/* A connection is judged once in each version. Where one begins in the memory of another, its first
 		 * packet has been judged by this version since, so what is noted holds for both. */
 		__u64 *checked = bpf_map_lookup_elem(CHECKED, &conntrack);
-		if (checked && *checked == version)
+		if (checked && *checked == note(conntrack, version))
 			return NF_ACCEPT;
 	}
 	int passed = verdict(ctx, version, state->is_strict, reply);
-	if (open && passed == NF_ACCEPT)
-		bpf_map_update_elem(CHECKED, &conntrack, &version, 0);
+	if (open && passed == NF_ACCEPT) {
+		__u64 judged = note(conntrack, version);
+		bpf_map_update_elem(CHECKED, &conntrack, &judged, 0);
+	}
 	return passed;
 }
 
@@ -192,13 +202,17 @@ OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct
 {
 	if (!policy)
 		return 1;
-	struct word_key key = { .policy = policy, .class = class_of(class, peer, packet->version) };
-	__u64 *found = bpf_map_lookup_elem(WORDS, &key);
-	if (!found)
-		found = bpf_map_lookup_elem(POLICIES, &policy);
-	if (!found)
-		return 0;
-	__u64 word = *found;
+	__u64 key = (__u64)policy << 32 | class_of(class, peer, packet->version);
+	const volatile struct entry *found = find(WORDS, STATE->words_mask, key);
+	__u64 word;
+	if (found) {
+		word = found->value;
+	} else {
+		__u64 *rest = bpf_map_lookup_elem(POLICIES, &policy);
+		if (!rest)
+			return 0;
+		word = *rest;
+	}
 	__u32 counter = word >> 23 & 0x1fffff;
 	if (packet->content == WITHOUT_PORT) {
 		count(packet, counter);

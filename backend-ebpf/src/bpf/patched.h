@@ -26,6 +26,7 @@
 #define DENIED MAP("0x6e706d6170000009")
 #define RATE MAP("0x6e706d617000000a")
 #define SLOT MAP("0x6e706d617000000b")
+#define HOST_ROWS MAP("0x6e706d6170000020")
 
 /* The one value of the map of this number, which the program reads without a look-up. */
 #define STATE                                                                                \

@@ -87,10 +87,11 @@ impl Journal {
     }
 
     /// Returns every network that was touched, with the classes that addresses had and have which no longer one holds,
-    /// and whether it is still there.
+    /// and whether it is still there. The same of ghosts, which are not there but are found, where the classes differ.
     pub(super) fn changes(
         &self,
         networks: &BTreeMap<IpNet, Class>,
+        ghosts: &BTreeSet<IpNet>,
     ) -> Vec<(IpNet, Class, Class, bool)> {
         let before = |network: &IpNet| {
             let prefixes = (0..=network.prefix_len()).rev();
@@ -105,7 +106,9 @@ impl Journal {
             let is_there = networks.contains_key(network);
             (*network, before(network), class_in(networks, *network), is_there)
         };
-        self.networks.keys().map(change).collect()
+        let untouched = ghosts.iter().filter(|ghost| !self.networks.contains_key(*ghost));
+        let haunted = untouched.map(change).filter(|(_, before, now, _)| before != now);
+        self.networks.keys().map(change).chain(haunted).collect()
     }
 }
 

@@ -278,8 +278,12 @@ impl Lowering {
         if networks.is_empty() {
             return;
         }
-        for (network, before, now, is_there) in networks.changes(&self.image.networks) {
-            if !is_there {
+        for (network, before, now, is_there) in networks.changes(&self.image.networks, &self.ghosts)
+        {
+            if is_there {
+                self.ghosts.remove(&network);
+            } else {
+                self.ghosts.insert(network);
                 self.patch.garbage.networks.insert(network);
             }
             self.patch.networks.push((network, before, now));
@@ -290,6 +294,7 @@ impl Lowering {
     /// the counters stand at zero.
     pub(crate) fn recycle(&mut self, garbage: Garbage) {
         self.classes.recycle();
+        self.ghosts.retain(|network| !garbage.networks.contains(network));
         garbage.policies.into_iter().for_each(|number| self.policy_numbers.free(number));
         garbage.pods.into_iter().for_each(|number| self.pod_numbers.free(number));
         garbage.counters.into_iter().for_each(|block| self.shared.counters.free(block));

@@ -10,6 +10,10 @@
 //!   side said. They are bound first, then join: on the way stands the new own side with the old other side, which is
 //!   between the two. In strict mode everything was denied, and is until they are known, which comes last.
 //! - *Pods go.* The other way round: first they are unknown, then they leave, then they are bound no more.
+//! - A packet looks up one set after the other, so that it can see one as it was before a step and another as it is after the
+//!   next. Where that would be neither old nor new, packets on their way are waited for between the two: one that was not
+//!   bound yet would find what joined; one that was known, or a member, would find itself bound no more; and one that the
+//!   root of a search led there would find no leaf.
 //! - *Everything else* is switched by rules that name other editions of the sets that change. Where pods only come, or only
 //!   go, members still change in place, after or before the switch, since nothing above hangs on how pods are bound.
 //!
@@ -113,14 +117,18 @@ impl Change<'_> {
             match self.pods {
                 Pods::Same | Pods::Mixed => plan.before.extend(joins_then_leaves(&members)),
                 Pods::Come => {
-                    plan.before.extend(self.bindings());
-                    plan.before.extend(joins(&members));
+                    plan.before.extend(self.bind());
+                    let joins = joins(&members);
+                    plan.before.extend((!joins.is_empty()).then_some(Op::Grace));
+                    plan.before.extend(joins);
                     plan.before.extend(self.acquaintance());
                 }
                 Pods::Go => {
-                    plan.before.extend(self.acquaintance());
-                    plan.before.extend(leaves(&members));
-                    plan.before.extend(self.bindings());
+                    let mut first = self.acquaintance();
+                    first.extend(leaves(&members));
+                    first.extend((!first.is_empty()).then_some(Op::Grace));
+                    plan.before.extend(first);
+                    plan.before.extend(self.unbind());
                 }
             }
             return Some(plan);
@@ -314,26 +322,55 @@ impl Change<'_> {
             .collect()
     }
 
-    /// Returns the steps that bind pods that come, leaf before root, or unbind pods that go, root before leaf.
-    fn bindings(&self) -> Vec<Op> {
-        let mut ops: Vec<(usize, Name, BTreeSet<Member>)> = Vec::new();
+    /// Returns the steps that bind pods that come, leaf before root.
+    fn bind(&self) -> Vec<Op> {
+        let bindings = self.bindings();
+        bindings.into_iter().map(|(_, name, members)| Op::Add(name, members)).collect()
+    }
+
+    /// Returns the steps that unbind pods that go, root before leaf. The root of one search may be within another.
+    fn unbind(&self) -> Vec<Op> {
+        let bindings = self.bindings();
+        let root = |name: &Name| match self.held.role(name) {
+            Some((_, Role::Bound(direction, pipelines)))
+                if self.held.index.roots.contains(name) =>
+            {
+                Some((*direction, pipelines.len()))
+            }
+            Some(_) | None => None,
+        };
+        let sizes: BTreeSet<_> = bindings.iter().filter_map(|(_, name, _)| root(name)).collect();
+        let mut levels: BTreeMap<usize, Vec<Op>> = BTreeMap::new();
+        for (_, name, members) in bindings {
+            let level = root(&name).map_or(usize::MAX, |(direction, size)| {
+                sizes.iter().filter(|(own, other)| *own == direction && *other > size).count()
+            });
+            levels.entry(level).or_default().push(Op::Delete(name, members));
+        }
+        let mut steps = Vec::new();
+        for level in levels.into_values() {
+            steps.extend((!steps.is_empty()).then_some(Op::Grace));
+            steps.extend(level);
+        }
+        steps
+    }
+
+    /// Returns the sets by which pods that change are bound, leaf before root, with the number of their pipelines.
+    fn bindings(&self) -> Vec<(usize, Name, BTreeSet<Member>)> {
+        let mut bindings: Vec<(usize, Name, BTreeSet<Member>)> = Vec::new();
         for endpoint in self.pods_that_change() {
             for (place, name, member) in self.bound(endpoint) {
-                match ops.iter_mut().find(|(_, known, _)| *known == name) {
+                match bindings.iter_mut().find(|(_, known, _)| *known == name) {
                     Some((_, _, members)) => {
                         members.insert(member);
                     }
-                    None => ops.push((place, name, [member].into())),
+                    None => bindings.push((place, name, [member].into())),
                 }
             }
         }
         // Sets of as many pipelines stand beside each other, never in one way.
-        ops.sort_by_key(|(place, _, _)| *place);
-        if self.pods == Pods::Go {
-            ops.reverse();
-            return ops.into_iter().map(|(_, name, members)| Op::Delete(name, members)).collect();
-        }
-        ops.into_iter().map(|(_, name, members)| Op::Add(name, members)).collect()
+        bindings.sort_by_key(|(place, _, _)| *place);
+        bindings
     }
 
     /// Returns the sets that an endpoint's addresses are bound by, each with the number of its pipelines.

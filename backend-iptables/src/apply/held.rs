@@ -10,7 +10,7 @@ use netpol_core::net::PrefixSet;
 
 use crate::lower::Layout;
 use crate::lower::role::Role;
-use crate::restore::{Elements, Name};
+use crate::restore::{Elements, Match, Name, Target};
 
 /// How much is in a set, and how much has room in it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -39,6 +39,8 @@ pub(super) struct Index {
     /// Sets with the addresses that are bound to a pipeline, those of few pipelines first: the way from a leaf of the
     /// search to its root.
     pub(super) by_pipeline: BTreeMap<(Direction, PipelineId), Vec<Name>>,
+    /// Those of the sets of bound addresses that are looked up before a search begins.
+    pub(super) roots: BTreeSet<Name>,
     /// Peer sets that tiers use in which order decides.
     pub(super) ordered: BTreeSet<PeerSetId>,
     /// The sets of addresses whose connections are judged with each packet, and of those that somebody owns.
@@ -102,6 +104,24 @@ impl Index {
             }
         }
         bound.sort_unstable();
+        for rule in layout.filters.iter().flat_map(|filter| filter.chains.values()).flatten() {
+            // Jumps lead into searches, and nowhere else.
+            if let Target::Jump(_) = rule.target() {
+                index.roots.extend(rule.matches().iter().filter_map(|condition| match condition {
+                    Match::In(name, _) => Some(name.clone()),
+                    Match::NotIn(..)
+                    | Match::Within(..)
+                    | Match::Protocol(_)
+                    | Match::Port(..)
+                    | Match::Ports(..)
+                    | Match::Icmpv6(_)
+                    | Match::State(_)
+                    | Match::Mark(_)
+                    | Match::SameAddress(_)
+                    | Match::Limit(_) => None,
+                }));
+            }
+        }
         for (_, direction, pipelines, name) in bound {
             for pipeline in pipelines {
                 index.by_pipeline.entry((direction, *pipeline)).or_default().push(name.clone());

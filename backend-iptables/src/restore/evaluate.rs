@@ -33,14 +33,39 @@ impl RestoreInput {
 
     pub(crate) fn judge(&self, flow: &Flow) -> ir::Verdict {
         let Some(hook) = self.hook(flow) else { return ir::Verdict::Allow };
-        let walk = Walk {
-            sets: &self.sets,
+        self.walk(flow, &self.sets).verdict(hook)
+    }
+
+    /// Returns the verdicts on packets that were on their way while the sets of `earlier` became those of now: each looked
+    /// up a few of them before, and the others after.
+    #[cfg(all(test, feature = "apply"))]
+    pub(crate) fn judge_across(
+        &self,
+        earlier: &BTreeMap<Name, Elements>,
+        flow: &Flow,
+    ) -> Vec<ir::Verdict> {
+        let Some(hook) = self.hook(flow) else { return alloc::vec![ir::Verdict::Allow] };
+        let mut verdicts = Vec::new();
+        loop {
+            let mut walk = self.walk(flow, &self.sets);
+            walk.earlier = Some((verdicts.len(), earlier));
+            let verdict = walk.verdict(hook);
+            verdicts.push(verdict);
+            if walk.look_ups.get() < verdicts.len() {
+                return verdicts;
+            }
+        }
+    }
+
+    fn walk<'a>(&'a self, flow: &Flow, sets: &'a BTreeMap<Name, Elements>) -> Walk<'a> {
+        Walk {
+            sets,
+            #[cfg(all(test, feature = "apply"))]
+            earlier: None,
+            #[cfg(all(test, feature = "apply"))]
+            look_ups: core::cell::Cell::new(0),
             filter: self.filter(Family::of(flow.source)),
             packet: Packet::from(flow),
-        };
-        match walk.chain(hook.chain()) {
-            Ending::Drop => ir::Verdict::Deny,
-            Ending::Return => ir::Verdict::Allow,
         }
     }
 }
@@ -86,11 +111,24 @@ enum Ending {
 /// A packet on its way.
 struct Walk<'a> {
     sets: &'a BTreeMap<Name, Elements>,
+    /// What so many of the first look-ups find instead.
+    #[cfg(all(test, feature = "apply"))]
+    earlier: Option<(usize, &'a BTreeMap<Name, Elements>)>,
+    /// How many there were.
+    #[cfg(all(test, feature = "apply"))]
+    look_ups: core::cell::Cell<usize>,
     filter: &'a Filter,
     packet: Packet,
 }
 
 impl Walk<'_> {
+    fn verdict(&self, hook: Hook) -> ir::Verdict {
+        match self.chain(hook.chain()) {
+            Ending::Drop => ir::Verdict::Deny,
+            Ending::Return => ir::Verdict::Allow,
+        }
+    }
+
     fn chain(&self, name: &str) -> Ending {
         let rules = self.filter.chains.get(name).map_or(&[][..], |rules| rules);
         for rule in rules.iter().filter(|rule| self.matches(rule)) {
@@ -138,8 +176,23 @@ impl Walk<'_> {
         }
     }
 
+    #[cfg(not(all(test, feature = "apply")))]
+    const fn sets(&self) -> &BTreeMap<Name, Elements> {
+        self.sets
+    }
+
+    #[cfg(all(test, feature = "apply"))]
+    fn sets(&self) -> &BTreeMap<Name, Elements> {
+        let number = self.look_ups.get();
+        self.look_ups.set(number + 1);
+        match self.earlier {
+            Some((first, sets)) if number < first => sets,
+            Some(_) | None => self.sets,
+        }
+    }
+
     fn looked_up(&self, set: &str, key: Key) -> bool {
-        let Some(set) = self.sets.get(set) else { return false };
+        let Some(set) = self.sets().get(set) else { return false };
         match key {
             Key::Address(end) => set.contains(self.packet.address(end)),
             Key::AddressPort(_, End::Source) => false,

@@ -7,7 +7,7 @@ use netpol_core::ir::Ruleset;
 
 use super::{BASE, Connection, versions_of};
 use crate::lower::Lowering;
-use crate::netlink::{Failure, Listener, observe, set_names, stamp};
+use crate::netlink::{Failure, Listener, declared_sets, observe, stamp};
 use crate::options::Style;
 use crate::script::{Name, TABLE};
 
@@ -56,7 +56,7 @@ impl Connection {
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
         let generation = self.socket.generation()?;
-        let versions = versions_of(&set_names(&self.socket)?);
+        let versions = versions_of(declared_sets(&self.socket)?);
         // Without a generation that can be read, the chains that hold it differ.
         let stamp = match style.stamp {
             Some(first) => {
@@ -68,7 +68,7 @@ impl Connection {
         let observed = observe(&self.socket, &wanted)?;
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
-        if !observed.exists {
+        if observed.holder.is_none() {
             found.push(table(Difference::Missing));
             return Ok(found);
         }

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::lower::{Versions, unversioned, versioned};
-use crate::netlink::Operation;
+use crate::netlink::{Holding, Operation};
 use crate::script::{Elements, Name, Table, Targets};
 
 /// What has to be done, in order.
@@ -36,9 +36,15 @@ pub(super) fn new_versions(
 ) -> Option<Versions> {
     let mut edits = 0;
     let mut again = Vec::new();
+    let mut is_full = false;
     for (name, members) in &wanted.sets {
         let Some(present) = there.sets.get(name) else { continue };
         if !members.is_exact_addresses() || present == members {
+            continue;
+        }
+        if there.rooms.get(name).is_some_and(|room| !fits(members, *room)) {
+            is_full = true;
+            again.push((name, members));
             continue;
         }
         edits += present.without(members).len() + members.without(present).len();
@@ -47,16 +53,21 @@ pub(super) fn new_versions(
         }
     }
     let same_rules = there.chains == wanted.chains;
-    if again.is_empty() || (edits <= 1 && same_rules) {
+    if again.is_empty() || (edits <= 1 && same_rules && !is_full) {
         return None;
     }
     for (name, members) in again {
         let plain = unversioned(name);
         // The old name counts too: an edited set may come back to the members it was named by.
         let content = alloc::format!("{name} {members}");
-        versions.insert(plain.into(), versioned(plain, &content));
+        versions.names.insert(plain.into(), versioned(plain, &content));
     }
     Some(versions)
+}
+
+/// Returns whether members fit into a set that was declared for so many.
+fn fits(members: &Elements, room: u32) -> bool {
+    usize::try_from(room).is_ok_and(|room| members.len() <= room)
 }
 
 impl<'a> Plan<'a> {
@@ -67,7 +78,8 @@ impl<'a> Plan<'a> {
         for (name, elements) in &wanted.sets {
             match there.sets.get(name) {
                 None => {
-                    plan.create.push(Operation::NewSet(name, elements));
+                    let room = wanted.room(name, elements);
+                    plan.create.push(Operation::NewSet(name, elements, room));
                     created.push(Operation::AddMembers(name, Cow::Borrowed(elements)));
                     plan.undo.push(Operation::DeleteSet(name));
                 }
@@ -116,11 +128,16 @@ impl<'a> Plan<'a> {
     }
 
     /// Plans a table in one transaction, in place of whatever has its name.
-    pub(super) fn whole(wanted: &'a Table) -> Vec<Operation<'a>> {
-        static EMPTY: Table =
-            Table { sets: BTreeMap::new(), maps: BTreeMap::new(), chains: BTreeMap::new() };
+    pub(super) fn whole(wanted: &'a Table, holding: Holding) -> Vec<Operation<'a>> {
+        static EMPTY: Table = Table {
+            sets: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            rooms: BTreeMap::new(),
+        };
         let plan = Plan::between(&EMPTY, wanted);
-        [Operation::NewTable, Operation::DeleteTable, Operation::NewTable]
+        let shared = Operation::NewTable(Holding::Shared); // Deleting holds also where there is none.
+        [shared, Operation::DeleteTable, Operation::NewTable(holding)]
             .into_iter()
             .chain(plan.create)
             .chain(plan.switch)
@@ -190,7 +207,7 @@ pub(super) fn deletion<'a>(operations: &[Operation<'a>]) -> Vec<Operation<'a>> {
         Operation::Empty(_) => 1,
         Operation::DeleteChain(_) => 3,
         Operation::DeleteSet(_) => 2,
-        Operation::NewTable
+        Operation::NewTable(_)
         | Operation::DeleteTable
         | Operation::NewSet(..)
         | Operation::NewMap(..)

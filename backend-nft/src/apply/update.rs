@@ -13,8 +13,7 @@ use crate::netlink::{Failure, Operation};
 use crate::script::Table;
 
 impl Connection {
-    /// Carries out a delta that leads to `ruleset`. Returns whether it could be done so; if not, or if it fails, nothing is known
-    /// any more.
+    /// Carries out a delta that leads to `ruleset`. Returns whether it could be done so; if it fails, nothing is known any more.
     pub(super) fn update(
         &mut self,
         ruleset: &Ruleset,
@@ -25,7 +24,11 @@ impl Connection {
         let before = known.stamp;
         let changes = match known.update(ruleset, delta) {
             Ok(changes) => changes,
-            Err(Indivisible) => return Ok(false),
+            Err(Indivisible) => {
+                // Nothing was touched, so that a sync need not look.
+                self.known = Some((generation, known));
+                return Ok(false);
+            }
         };
         self.make_room(before, known.stamp)?;
         let mut made = self.carry_out(generation, fault, &changes, &known.table);
@@ -89,7 +92,8 @@ fn creation<'a>(changes: &'a Changes, table: &'a Table) -> Vec<Operation<'a>> {
             }
             Object::Set(name) => {
                 let Some(elements) = table.sets.get(name) else { continue };
-                declared.push(Operation::NewSet(name, elements));
+                let room = table.room(name, elements);
+                declared.push(Operation::NewSet(name, elements, room));
                 filled.push(Operation::AddMembers(name, Cow::Borrowed(elements)));
             }
         }

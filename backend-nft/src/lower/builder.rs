@@ -156,7 +156,7 @@ impl<'a> Builder<'a> {
     /// Adds the set of the addresses of one family.
     fn addresses(&mut self, name: &str, family: Family, sets: &[(PeerSetId, &PeerSet)]) -> Name {
         let name: Name = alloc::format!("{name}-{}", digit(family)).into();
-        let name = self.state.versions.get(&name).cloned().unwrap_or(name);
+        let name = self.state.versions.names.get(&name).cloned().unwrap_or(name);
         self.state.put_set(&name, || match family {
             Family::V4 => {
                 let members = sets.iter().flat_map(|(_, set)| set.addresses.v4().iter().copied());
@@ -167,6 +167,11 @@ impl<'a> Builder<'a> {
                 Elements::V6(members.collect())
             }
         });
+        if !self.state.table.rooms.contains_key(&name) {
+            let members = self.state.table.sets.get(&name).map_or(0, Elements::len);
+            let room = self.state.versions.room(&name, members);
+            self.state.table.rooms.insert(name.clone(), room);
+        }
         self.state.remember_parts(&name, sets.iter().map(|(id, _)| *id));
         name
     }

@@ -229,7 +229,9 @@ impl Lowering {
                 }
             }
         }
-        self.versions.retain(|_, version| version != name);
+        self.versions.names.retain(|_, version| version != name);
+        self.versions.rooms.remove(name);
+        self.table.rooms.remove(name);
     }
 
     /// Remembers whose members a set of addresses holds.

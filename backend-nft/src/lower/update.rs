@@ -74,7 +74,7 @@ impl Lowering {
     /// Carries out a delta that leads to `ruleset`.
     ///
     /// # Errors
-    /// The change must be made otherwise. The lowering is then worth nothing any more.
+    /// The change must be made otherwise. The lowering is then as before.
     pub(crate) fn update(
         &mut self,
         ruleset: &Ruleset,
@@ -205,6 +205,9 @@ impl Lowering {
                 return Err(Indivisible);
             }
         }
+        if !self.has_room(&switch.members) {
+            return Err(Indivisible);
+        }
         if self.is_ordered(&switch.members) {
             return Err(Indivisible);
         }
@@ -237,6 +240,25 @@ impl Lowering {
             }
             _ => Err(Indivisible),
         }
+    }
+
+    /// Returns whether all who join have room in the sets as they are.
+    fn has_room(&self, members: &[MemberChange]) -> bool {
+        let mut joining: BTreeMap<&Name, usize> = BTreeMap::new();
+        for change in members {
+            for name in self.holders.get(&change.set).into_iter().flatten() {
+                let joins = match self.table.sets.get(name) {
+                    Some(Elements::V6(_)) => change.joins.v6().len(),
+                    Some(_) | None => change.joins.v4().len(),
+                };
+                *joining.entry(name).or_default() += joins;
+            }
+        }
+        joining.into_iter().all(|(name, joins)| {
+            let room = self.table.rooms.get(name).and_then(|room| usize::try_from(*room).ok());
+            let present = self.table.sets.get(name).map_or(0, Elements::len);
+            joins == 0 || room.is_none_or(|room| present + joins <= room)
+        })
     }
 
     /// Returns whether a set that changes is looked up where order decides.

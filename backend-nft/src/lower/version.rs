@@ -14,8 +14,43 @@ use crate::script::Name;
 /// Hexadecimal digits of a version.
 const DIGITS: usize = 8;
 
-/// Sets that stand under other names than the lowering gives them.
-pub(crate) type Versions = BTreeMap<Name, Name>;
+/// What is there of sets already: under which names, and with how much room.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Versions {
+    /// Sets that stand under other names than the lowering gives them.
+    pub(crate) names: BTreeMap<Name, Name>,
+    /// Room for members, by the name that a set stands under.
+    pub(crate) rooms: BTreeMap<Name, u32>,
+}
+
+impl Versions {
+    /// Nothing is there.
+    pub(crate) const fn new() -> Self {
+        Self { names: BTreeMap::new(), rooms: BTreeMap::new() }
+    }
+
+    /// Returns for how many members a set under this name is to have room: what it has, if they fit.
+    pub(super) fn room(&self, name: &Name, members: usize) -> u32 {
+        let there = self.rooms.get(name).copied();
+        let fits = |room: &u32| usize::try_from(*room).is_ok_and(|room| members <= room);
+        there.filter(fits).unwrap_or_else(|| fresh_room(members))
+    }
+}
+
+/// Returns the room of a new set: some more members can come before it must be made anew.
+///
+/// The kernel takes 4/3 of it, up to the next power of two, as buckets, so that three fourths of that waste none.
+fn fresh_room(members: usize) -> u32 {
+    const LEAST: u32 = 24;
+    const MOST: u32 = 3 << 28;
+    let wanted = u32::try_from(members.saturating_add(members / 8).saturating_add(4));
+    let wanted = wanted.unwrap_or(MOST).min(MOST);
+    let mut room = LEAST;
+    while room < wanted {
+        room *= 2;
+    }
+    room
+}
 
 /// Returns a name with the version of a content.
 pub(crate) fn versioned(name: &str, content: &impl Display) -> Name {
@@ -55,7 +90,23 @@ pub(super) fn named(prefix: &str, content: &str) -> Name {
 
 #[cfg(test)]
 mod tests {
-    use super::{named, unversioned, versioned};
+    use super::{Versions, fresh_room, named, unversioned, versioned};
+    use crate::script::Name;
+
+    #[test]
+    fn a_set_keeps_its_room_as_long_as_its_members_fit() {
+        let mut versions = Versions::new();
+        let name = Name::from("s1-4");
+        versions.rooms.insert(name.clone(), 24);
+        assert_eq!(versions.room(&name, 1), 24);
+        assert_eq!(versions.room(&name, 24), 24);
+        assert_eq!(versions.room(&name, 25), 48);
+        assert_eq!(versions.room(&"s2-4".into(), 1), 24);
+        for members in [0, 1, 8, 9, 100, 100_000, usize::MAX] {
+            let room = usize::try_from(fresh_room(members)).unwrap();
+            assert!(room > members || members == usize::MAX, "{members}: {room}");
+        }
+    }
 
     #[test]
     fn a_version_changes_the_suffix_of_a_name_only() {

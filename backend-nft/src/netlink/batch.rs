@@ -24,6 +24,10 @@ pub(crate) enum Failure {
     Outdated,
     /// What was asked for is not there, or no longer.
     Gone,
+    /// The table belongs to the socket of this number, of another process.
+    Owned(u32),
+    /// The kernel knows no tables that are owned and outlive their owner.
+    CannotOwn,
     /// The kernel refused an object.
     Refused { object: String, source: Refusal },
     /// The socket failed.

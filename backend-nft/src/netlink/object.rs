@@ -7,6 +7,7 @@ use super::batch::Batch;
 use super::element::{self, Element, Kind as SetKind, VERDICT};
 use super::expression::{expressions, write_all};
 use super::message::{APPEND, CREATE, Kind};
+use super::table::Holding;
 use crate::script::{Elements, Hook, Name, Rule, TABLE, Targets};
 
 /// A list of elements is split before its message's attribute reaches 64 KB.
@@ -15,11 +16,12 @@ const LIST: usize = 60_000;
 /// One step of a transaction.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation<'a> {
-    NewTable,
+    /// Declares the table; one that is there and that nobody owns is taken over, if so asked.
+    NewTable(Holding),
     /// With everything in it.
     DeleteTable,
-    /// Declares a set, empty.
-    NewSet(&'a Name, &'a Elements),
+    /// Declares a set, empty, and for how many members.
+    NewSet(&'a Name, &'a Elements, Option<u32>),
     /// Declares a map, empty.
     NewMap(&'a Name, &'a Targets),
     AddMembers(&'a Name, Cow<'a, Elements>),
@@ -41,16 +43,16 @@ impl Batch {
     /// Adds an operation.
     pub(crate) fn push(&mut self, operation: &Operation<'_>) {
         match operation {
-            Operation::NewTable => {
-                self.message(Kind::NewTable, CREATE, ("table", None), |writer| {
-                    writer.text(1, TABLE);
-                });
-            }
+            Operation::NewTable(holding) => self.new_table(TABLE, *holding),
             Operation::DeleteTable => {
                 self.message(Kind::DelTable, 0, ("table", None), |writer| writer.text(1, TABLE));
             }
-            Operation::NewSet(name, elements) => self.new_set(name, SetKind::from(*elements)),
-            Operation::NewMap(name, targets) => self.new_set(name, SetKind::from(*targets)),
+            Operation::NewSet(name, elements, room) => {
+                self.new_set(name, SetKind::from(*elements), *room);
+            }
+            Operation::NewMap(name, targets) => {
+                self.new_set(name, SetKind::from(*targets), targets.room());
+            }
             Operation::AddMembers(name, members) => {
                 self.elements(Kind::NewSetElem, name, element::of_set(members));
             }
@@ -94,7 +96,7 @@ impl Batch {
         }
     }
 
-    fn new_set(&mut self, name: &Name, kind: SetKind) {
+    fn new_set(&mut self, name: &Name, kind: SetKind, room: Option<u32>) {
         let id = self.sequence();
         self.message(Kind::NewSet, CREATE, ("set", Some(name)), |writer| {
             writer.text(1, TABLE);
@@ -105,6 +107,9 @@ impl Batch {
             if kind.is_map() {
                 writer.number(6, VERDICT);
                 writer.number(7, 0);
+            }
+            if let Some(room) = room {
+                writer.nest(9, |writer| writer.number(1, room));
             }
             writer.number(10, id);
         });

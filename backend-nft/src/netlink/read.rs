@@ -12,6 +12,7 @@ use super::expression::{self, Expression, expressions};
 use super::message::{Attributes, ITEM, Kind};
 use super::object::userdata;
 use super::socket::Socket;
+use super::table::{self, Flags, Holder};
 use crate::script::{
     Chain, Elements, Key, Match, Name, Rule, Stamp, Statement, TABLE, Table, Targets, Verdict,
 };
@@ -24,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What is in the kernel, as far as it matters for reaching a wanted table.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
-    /// Whether there is a table of our name.
-    pub(crate) exists: bool,
+    /// Who may change the table of our name; `None` where there is none.
+    pub(crate) holder: Option<Holder>,
     /// Whether something of ours has another type, or the table is switched off: it cannot be changed in place.
     pub(crate) foreign: bool,
     /// Objects by name. What is not wanted is there by name only; a chain that is not as wanted is there as one that
@@ -36,9 +37,9 @@ pub(crate) struct Observed {
 /// A rule as the kernel has it: expressions, and what user space keeps with them.
 type Compiled = (Vec<Expression>, Option<Vec<u8>>);
 
-/// Returns the names of the sets and maps of our table.
-pub(crate) fn set_names(socket: &Socket) -> Result<Vec<Name>, Failure> {
-    let mut names = Vec::new();
+/// Returns the names of the sets and maps of our table, and for how many members they are declared.
+pub(crate) fn declared_sets(socket: &Socket) -> Result<Vec<(Name, Option<u32>)>, Failure> {
+    let mut sets = Vec::new();
     let answer = socket.dump(
         Kind::GetSet,
         |writer| writer.text(1, TABLE),
@@ -47,13 +48,13 @@ pub(crate) fn set_names(socket: &Socket) -> Result<Vec<Name>, Failure> {
             if attributes.text(1) == Some(TABLE)
                 && let Some(name) = attributes.text(2)
             {
-                names.push(name.into());
+                sets.push((name.into(), room(attributes)));
             }
         },
     );
     match answer {
         Err(Failure::Gone) => Ok(Vec::new()),
-        answer => answer.map(|()| names),
+        answer => answer.map(|()| sets),
     }
 }
 
@@ -112,14 +113,11 @@ pub(crate) fn counters(
 
 /// Looks at our table.
 pub(crate) fn observe(socket: &Socket, wanted: &Table) -> Result<Observed, Failure> {
-    let flags = socket.ask(
-        Kind::GetTable,
-        |writer| writer.text(1, TABLE),
-        |message| message.attributes().number(2),
-    )?;
-    let Some(flags) = flags else { return Ok(Observed::default()) };
+    let Some(Flags { holder, is_dormant }) = table::flags(socket)? else {
+        return Ok(Observed::default());
+    };
     let mut observed =
-        Observed { exists: true, foreign: flags.unwrap_or(0) != 0, table: Table::default() };
+        Observed { holder: Some(holder), foreign: is_dormant, table: Table::default() };
     observed.sets(socket, wanted)?;
     observed.chains(socket, wanted)?;
     Ok(observed)
@@ -127,7 +125,7 @@ pub(crate) fn observe(socket: &Socket, wanted: &Table) -> Result<Observed, Failu
 
 impl Observed {
     fn sets(&mut self, socket: &Socket, wanted: &Table) -> Result<(), Failure> {
-        let mut kinds: Vec<(Name, Option<SetKind>)> = Vec::new();
+        let mut kinds: Vec<(Name, Option<SetKind>, Option<u32>)> = Vec::new();
         socket.dump(
             Kind::GetSet,
             |writer| writer.text(1, TABLE),
@@ -136,15 +134,20 @@ impl Observed {
                 if attributes.text(1) == Some(TABLE)
                     && let Some(name) = attributes.text(2)
                 {
-                    kinds.push((name.into(), set_kind(attributes)));
+                    kinds.push((name.into(), set_kind(attributes), room(attributes)));
                 }
             },
         )?;
-        for (name, kind) in kinds {
+        for (name, kind, room) in kinds {
             if let Some(like) = wanted.sets.get(&name) {
-                if kind != Some(SetKind::from(like)) {
+                // A set of peers that is full is made anew; nothing else may be too small for what it always holds.
+                let is_edited = wanted.rooms.contains_key(&name);
+                if kind != Some(SetKind::from(like)) || !(is_edited || is_roomy(room, like.len())) {
                     self.foreign = true;
                     continue;
+                }
+                if let Some(room) = room.filter(|_| is_edited) {
+                    self.table.rooms.insert(name.clone(), room);
                 }
                 let there = elements(socket, &name)?;
                 match there.and_then(|there| element::to_set(like, there)) {
@@ -152,7 +155,7 @@ impl Observed {
                     None => self.foreign = true,
                 }
             } else if let Some(like) = wanted.maps.get(&name) {
-                if kind != Some(SetKind::from(like)) {
+                if kind != Some(SetKind::from(like)) || !is_roomy(room, like.len()) {
                     self.foreign = true;
                     continue;
                 }
@@ -236,6 +239,16 @@ fn set_kind(attributes: Attributes<'_>) -> Option<SetKind> {
         key_length: attributes.number(5)?,
     };
     (!kind.is_map() || attributes.number(6) == Some(VERDICT)).then_some(kind)
+}
+
+/// Returns for how many members a set is declared.
+fn room(attributes: Attributes<'_>) -> Option<u32> {
+    attributes.nest(9)?.number(1)
+}
+
+/// Returns whether so many members fit.
+fn is_roomy(room: Option<u32>, members: usize) -> bool {
+    room.is_none_or(|room| usize::try_from(room).is_ok_and(|room| members <= room))
 }
 
 /// Returns the elements of a set; `None` where one is of a kind that we never write.

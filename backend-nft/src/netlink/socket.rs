@@ -248,6 +248,17 @@ impl Socket {
         }
     }
 
+    /// Takes in whatever answers are left, so that the next one is to the next question. Returns whether that could be done.
+    pub(crate) fn drain(&self) -> bool {
+        loop {
+            match self.receive_now() {
+                Ok(None) => return true,
+                Ok(Some(_)) | Err(Failure::Outdated) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Returns the generation of the namespace's nftables: a number that every change of anybody raises.
     pub(crate) fn generation(&self) -> Result<u32, Failure> {
         let answer = self.ask(Kind::GetGen, |_| {}, |message| message.attributes().number(1))?;

@@ -37,11 +37,11 @@ impl Display for Table {
         };
         for (name, elements) in &self.sets {
             gap(f)?;
-            write!(f, "\tset {name} {{\n{elements}\t}}\n")?;
+            write!(f, "\tset {name} {{\n{}\t}}\n", Declared(elements, self.room(name, elements)))?;
         }
         for (name, targets) in &self.maps {
             gap(f)?;
-            write!(f, "\tmap {name} {{\n{targets}\t}}\n")?;
+            write!(f, "\tmap {name} {{\n{}\t}}\n", Declared(targets, targets.room()))?;
         }
         for (name, chain) in &self.chains {
             gap(f)?;
@@ -270,6 +270,19 @@ impl Display for Targets {
                 let entries = entries.iter();
                 list(f, entries.map(|((low, high), verdict)| Entry(Span(*low, *high), verdict)))
             }
+        }
+    }
+}
+
+/// The body of a set or map, with the room it is declared with.
+struct Declared<'a, T>(&'a T, Option<u32>);
+
+impl<T: Display> Display for Declared<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = alloc::format!("{}", self.0);
+        match (self.1, body.split_once('\n')) {
+            (Some(room), Some((kind, rest))) => write!(f, "{kind}\n\t\tsize {room}\n{rest}"),
+            (Some(_) | None, _) => f.write_str(&body),
         }
     }
 }

@@ -109,7 +109,8 @@ impl Object {
                 object
                     .items
                     .extend(elements.filter(|element| !element.is_empty()).map(ToOwned::to_owned));
-            } else {
+            } else if !line.starts_with("size ") {
+                // How much room a set has depends on what it held.
                 object.header.push(line.to_owned());
             }
         }

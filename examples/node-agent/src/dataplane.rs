@@ -5,7 +5,7 @@ use netpol_core::backend::{Backend as _, Dataplane, LowerError};
 use netpol_core::ir::Ruleset;
 use netpol_ebpf::{Ebpf, EbpfDataplane};
 use netpol_iptables::{Iptables, IptablesDataplane};
-use netpol_nft::{Nft, NftDataplane, NftOptions};
+use netpol_nft::{Nft, NftDataplane, NftOptions, Ownership};
 
 use crate::cli::{BackendName, DataplaneArgs};
 
@@ -84,7 +84,11 @@ fn of(chosen: Chosen, args: &DataplaneArgs) -> anyhow::Result<Box<dyn Dataplane>
             };
             Box::new(dataplane.with_options(iptables(args)))
         }
-        Chosen::Nft => Box::new(NftDataplane::with_options(nft(args))),
+        Chosen::Nft => {
+            // Whoever enforces as long as the node runs keeps others from emptying the table.
+            let dataplane = NftDataplane::with_options(nft(args));
+            Box::new(dataplane.with_ownership(Ownership::Preferred))
+        }
     })
 }
 

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use netpol_core::backend::SyncError;
 use tokio::sync::mpsc;
 
 use cli::{BackendName, Cli, Command, ExplainArgs, RunArgs};
@@ -75,12 +76,19 @@ fn remove(cli: &Cli) -> anyhow::Result<()> {
             failures.push((chosen.name(), anyhow::Error::from(error)));
         }
     }
+    let is_refused = |error: &anyhow::Error| {
+        matches!(error.downcast_ref::<SyncError>(), Some(SyncError::Refused { .. }))
+    };
     for (name, error) in &failures {
         tracing::warn!(backend = name, "cannot take the rules out: {error:#}");
     }
     // A backend that does not work here at all has left nothing, where it was not asked for by name.
     if failures.len() == dataplanes.len() {
         bail!("nothing could be taken out");
+    }
+    // One that works and was not let has: a table of an agent that still runs, for one.
+    if failures.iter().any(|(_, error)| is_refused(error)) {
+        bail!("not everything could be taken out");
     }
     tracing::info!("the rules are out");
     Ok(())

@@ -60,32 +60,27 @@ impl Engine {
         let Some(policy) = self.policies.slab.get_mut(id) else { return };
         let plan = policy.plan.clone();
         let retired = core::mem::take(&mut policy.retired);
-        let old_sides = core::mem::take(&mut policy.sides);
+        let mut sides = core::mem::take(&mut policy.sides);
         let mut changed = !retired.is_empty();
-        let mut sides = Vec::with_capacity(old_sides.len());
-        for (side, old) in plan.sides.iter().zip(old_sides) {
-            let mut classes = Vec::with_capacity(old.len());
-            for mut class in old {
-                if class.pods == 0 {
-                    self.drop_class(id, class);
-                    continue;
-                }
-                if rebuild == Rebuild::All || matches!(class.made, Made::Not) {
-                    let made = self.make(id, &plan, side, &class);
-                    changed |= !same_block(&class.made, &made);
-                    let old = core::mem::replace(&mut class.made, made);
-                    self.drop_made(id, old);
-                }
-                classes.push(class);
+        for (side, classes) in plan.sides.iter().zip(&mut sides) {
+            for class in classes.iter_mut() {
+                let is_due = rebuild == Rebuild::All || matches!(class.made, Made::Not);
+                let made = match class.pods {
+                    0 => Made::Not,
+                    _ if is_due => self.make(id, &plan, side, class),
+                    _ => continue,
+                };
+                changed |= class.pods > 0 && !same_block(&class.made, &made);
+                let old = core::mem::replace(&mut class.made, made);
+                self.drop_made(id, old);
             }
-            classes.shrink_to_fit();
-            sides.push(classes);
+            classes.retain(|class| class.pods > 0);
         }
         retired.into_iter().for_each(|class| self.drop_class(id, class));
         let Some(policy) = self.policies.slab.get_mut(id) else { return };
         policy.sides = sides;
         if changed && rebuild == Rebuild::All {
-            self.work.pods.extend(&policy.pods);
+            policy.pods.iter().for_each(|pod| self.work.bind(*pod));
         }
     }
 
@@ -163,9 +158,11 @@ impl Engine {
         };
         let (ingress, egress) = (ingress.id, egress.id);
         let endpoint = Endpoint { pod: object, node, addresses, ingress, egress };
-        let before = self.ruleset.shared_endpoint(&endpoint.pod);
-        if before.is_some_and(|before| **before == endpoint) {
-            return;
+        if !self.work.is_first {
+            let before = self.ruleset.shared_endpoint(&endpoint.pod);
+            if before.is_some_and(|before| **before == endpoint) {
+                return;
+            }
         }
         let endpoint = Arc::new(endpoint);
         let before = self.ruleset.put_endpoint(endpoint.clone());

@@ -3,6 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::net::IpAddr;
 
 use super::Engine;
@@ -18,10 +19,10 @@ use crate::net::AddressSet;
 pub(super) struct Work {
     /// Whether the ruleset was empty before, so that nothing needs to be noted to tell new from old.
     pub(super) is_first: bool,
-    /// Policies whose blocks are to be made.
-    pub(super) policies: BTreeMap<Id, Rebuild>,
-    /// Pods of the scope to bind again.
-    pub(super) pods: BTreeSet<Id>,
+    /// Policies whose blocks are to be made; some more than once, some gone since.
+    policies: Vec<(Id, Rebuild)>,
+    /// Pods of the scope to bind again; some more than once, some gone since.
+    pods: Vec<Id>,
     /// Addresses that pods bring to sets and take from them, in the order it happened.
     pub(super) members: BTreeMap<Id, Vec<(IpAddr, Sign)>>,
     /// Whether sets of nodes are to be filled again.
@@ -50,7 +51,7 @@ pub(super) enum Rebuild {
 
 impl Work {
     pub(super) fn rebuild(&mut self, policy: Id) {
-        self.policies.entry(policy).or_insert(Rebuild::Missing);
+        self.note_policy(policy, Rebuild::Missing);
     }
 
     pub(super) fn note_endpoint(&mut self, pod: &ObjectRef, before: Option<Arc<Endpoint>>) {
@@ -72,7 +73,36 @@ impl Work {
     }
 
     pub(super) fn rebuild_all(&mut self, policy: Id) {
-        self.policies.insert(policy, Rebuild::All);
+        self.note_policy(policy, Rebuild::All);
+    }
+
+    fn note_policy(&mut self, policy: Id, rebuild: Rebuild) {
+        // The same policy is mostly noted several times in a row: once for each pod.
+        if self.policies.last() != Some(&(policy, rebuild)) {
+            self.policies.push((policy, rebuild));
+        }
+    }
+
+    pub(super) fn bind(&mut self, pod: Id) {
+        if self.pods.last() != Some(&pod) {
+            self.pods.push(pod);
+        }
+    }
+
+    /// Returns the policies noted, each once, ascending.
+    fn take_policies(&mut self) -> Vec<(Id, Rebuild)> {
+        let mut policies = core::mem::take(&mut self.policies);
+        policies.sort_unstable_by_key(|(policy, rebuild)| (*policy, Reverse(*rebuild)));
+        policies.dedup_by_key(|(policy, _)| *policy); // The most that was asked for comes first and stays.
+        policies
+    }
+
+    /// Returns the pods noted, each once, ascending.
+    fn take_pods(&mut self) -> Vec<Id> {
+        let mut pods = core::mem::take(&mut self.pods);
+        pods.sort_unstable();
+        pods.dedup();
+        pods
     }
 }
 
@@ -80,12 +110,13 @@ impl Engine {
     /// Makes again what has to be, removes what nothing refers to any more, and says what changed.
     pub(super) fn flush(&mut self) -> Delta {
         if !self.is_live {
+            self.work = Work::default(); // `go_live` notes everything there is.
             return Delta::default();
         }
-        for (policy, rebuild) in core::mem::take(&mut self.work.policies) {
+        for (policy, rebuild) in self.work.take_policies() {
             self.rebuild(policy, rebuild);
         }
-        for pod in core::mem::take(&mut self.work.pods) {
+        for pod in self.work.take_pods() {
             self.bind(pod);
         }
         for pipeline in core::mem::take(&mut self.work.dropped_pipelines) {

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 
 use super::labels::{Demand, Label, Matcher, Symbol, Symbols};
@@ -20,9 +21,52 @@ pub(super) const EVERYWHERE: Place = NONE;
 /// satisfy and to few others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SelectorIndex {
-    lists: HashMap<Key, Vec<Id>>,
+    lists: HashMap<Key, List>,
     /// How many lists there are of a label key: most keys of most objects are asked for by nobody.
     keys: HashMap<Symbol, u32>,
+}
+
+/// Most lists have one entry, which then needs no memory of its own.
+#[derive(Clone, Debug)]
+enum List {
+    One(Id),
+    Many(Vec<Id>),
+}
+
+impl List {
+    fn entries(&self) -> &[Id] {
+        match self {
+            Self::One(only) => core::slice::from_ref(only),
+            Self::Many(many) => many,
+        }
+    }
+
+    fn push(&mut self, id: Id) {
+        match self {
+            Self::One(only) => *self = Self::Many(alloc::vec![*only, id]),
+            Self::Many(many) => many.push(id),
+        }
+    }
+
+    /// Takes an entry away. Returns whether it was the last.
+    fn remove(&mut self, id: Id) -> bool {
+        match self {
+            Self::One(only) => *only == id,
+            Self::Many(many) => {
+                if let Some(at) = many.iter().position(|other| *other == id) {
+                    many.swap_remove(at);
+                }
+                many.is_empty()
+            }
+        }
+    }
+
+    const fn heap_bytes(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::Many(many) => many.capacity() * size_of::<Id>(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -45,7 +89,7 @@ impl SelectorIndex {
             Operator::In => {
                 let filed = |value: &Symbol| {
                     let key = Key { place, key: demand.key, value: *value };
-                    self.lists.get(&key).map_or(0, Vec::len)
+                    self.lists.get(&key).map_or(0, |list| list.entries().len())
                 };
                 Some((demand.values.len(), demand.values.iter().map(filed).sum::<usize>()))
             }
@@ -61,22 +105,18 @@ impl SelectorIndex {
     }
 
     pub(super) fn file(&mut self, place: Place, matcher: &Matcher, anchor: Anchor, id: Id) {
-        each_key(place, matcher, anchor, |key| {
-            let list = self.lists.entry(key).or_default();
-            if list.is_empty() {
+        each_key(place, matcher, anchor, |key| match self.lists.entry(key) {
+            Entry::Occupied(mut list) => list.get_mut().push(id),
+            Entry::Vacant(place) => {
+                place.insert(List::One(id));
                 *self.keys.entry(key.key).or_default() += 1;
             }
-            list.push(id);
         });
     }
 
     pub(super) fn unfile(&mut self, place: Place, matcher: &Matcher, anchor: Anchor, id: Id) {
         each_key(place, matcher, anchor, |key| {
-            let Some(list) = self.lists.get_mut(&key) else { return };
-            if let Some(at) = list.iter().position(|other| *other == id) {
-                list.swap_remove(at);
-            }
-            if !list.is_empty() {
+            if !self.lists.get_mut(&key).is_some_and(|list| list.remove(id)) {
                 return;
             }
             self.lists.remove(&key);
@@ -97,7 +137,8 @@ impl SelectorIndex {
         let mut look = |key, value| {
             for place in places {
                 let list = self.lists.get(&Key { place: *place, key, value });
-                list.into_iter().flatten().for_each(|id| found(*id));
+                let entries = list.map(List::entries).unwrap_or_default();
+                entries.iter().for_each(|id| found(*id));
             }
         };
         if self.keys.contains_key(&NONE) {
@@ -110,7 +151,7 @@ impl SelectorIndex {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        let lists = self.lists.values().map(|list| list.capacity() * size_of::<Id>());
+        let lists = self.lists.values().map(List::heap_bytes);
         self.lists.allocation_size() + self.keys.allocation_size() + lists.sum::<usize>()
     }
 }

@@ -46,6 +46,13 @@ impl Engine {
         self.is_live = true;
         self.work.is_first = true;
         self.publish_nodes();
+        let subjects = self.pods.slab.iter().filter(|(_, pod)| pod.subject.is_some());
+        let mut addresses = 0;
+        subjects.for_each(|(id, pod)| {
+            addresses += pod.claimed.len();
+            self.work.bind(id);
+        });
+        self.ruleset.reserve_owners(addresses);
         self.ask_for_all_subjects();
     }
 
@@ -157,7 +164,6 @@ impl Engine {
         if replaced.is_some() {
             return replaced;
         }
-        self.work.pods.remove(&id);
         self.pods.remove(id)
     }
 

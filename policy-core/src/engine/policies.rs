@@ -4,10 +4,10 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::Engine;
-use super::interner::Interner;
+use super::interner::{Interner, ShortHash};
 use super::pods::View;
 use super::query::Among;
 use super::selections::Reach;
@@ -20,7 +20,8 @@ use crate::model::ObjectRef;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Policies {
     pub(super) slab: Slab<Policy>,
-    by_name: HashMap<(PolicyKind, ObjectRef), Id>,
+    by_name: HashTable<(ShortHash, Id)>,
+    hasher: DefaultHashBuilder,
     /// The sides of all plans: most policies of a large cluster are made from a few templates.
     templates: Interner<Arc<Side>>,
 }
@@ -78,6 +79,33 @@ fn place(classes: &[Class], resolution: &Resolution) -> Result<usize, usize> {
 }
 
 impl Policies {
+    fn find(&self, kind: PolicyKind, object: &ObjectRef) -> Option<Id> {
+        let hash = ShortHash::of(&self.hasher, &(kind, object));
+        let same = |(_, id): &(ShortHash, Id)| {
+            let found = self.slab.get(*id).map(|policy| &policy.plan.policy);
+            found.is_some_and(|found| found.kind == kind && found.object == *object)
+        };
+        self.by_name.find(hash.spread(), same).map(|(_, id)| *id)
+    }
+
+    fn insert(&mut self, policy: Policy) -> Id {
+        let PolicyRef { kind, object, .. } = &*policy.plan.policy;
+        let hash = ShortHash::of(&self.hasher, &(*kind, object));
+        let id = self.slab.insert(policy);
+        self.by_name.insert_unique(hash.spread(), (hash, id), |(hash, _)| hash.spread());
+        id
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Policy> {
+        let policy = self.slab.remove(id)?;
+        let PolicyRef { kind, object, .. } = &*policy.plan.policy;
+        let hash = ShortHash::of(&self.hasher, &(*kind, object));
+        if let Ok(found) = self.by_name.find_entry(hash.spread(), |(_, other)| *other == id) {
+            found.remove();
+        }
+        Some(policy)
+    }
+
     /// Lets the plan share its sides with others that say the same.
     fn share(&mut self, plan: &mut Plan) {
         for side in &mut plan.sides {
@@ -126,18 +154,16 @@ fn side_bytes(side: &Side) -> usize {
 
 impl Engine {
     pub(super) fn put_policy(&mut self, mut plan: Plan) {
-        let name = (plan.policy.kind, plan.policy.object.clone());
         self.policies.share(&mut plan);
         let plan = Arc::new(plan);
-        let Some(id) = self.policies.by_name.get(&name).copied() else {
-            let id = self.policies.slab.insert(Policy {
+        let Some(id) = self.policies.find(plan.policy.kind, &plan.policy.object) else {
+            let id = self.policies.insert(Policy {
                 sides: alloc::vec![Vec::new(); plan.sides.len()],
                 plan,
                 subject: None,
                 pods: BTreeSet::new(),
                 retired: Vec::new(),
             });
-            self.policies.by_name.insert(name, id);
             return self.ask_for_subject(id);
         };
         let Some(policy) = self.policies.slab.get_mut(id) else { return };
@@ -165,10 +191,9 @@ impl Engine {
     }
 
     pub(super) fn delete_policy(&mut self, kind: PolicyKind, object: ObjectRef) {
-        let Some(id) = self.policies.by_name.remove(&(kind, object)) else { return };
+        let Some(id) = self.policies.find(kind, &object) else { return };
         self.withdraw(id);
-        self.work.policies.remove(&id);
-        let Some(gone) = self.policies.slab.remove(id) else { return };
+        let Some(gone) = self.policies.remove(id) else { return };
         let classes = gone.retired.into_iter().chain(gone.sides.into_iter().flatten());
         classes.for_each(|class| self.drop_class(id, class));
         self.policies.unshare(&gone.plan);
@@ -221,7 +246,7 @@ impl Engine {
             if let Some(subject) = self.pods.slab.get_mut(pod).and_then(|pod| pod.subject.as_mut())
             {
                 subject.policies.remove(&id);
-                self.work.pods.insert(pod);
+                self.work.bind(pod);
             }
         }
         let Some(known) = self.subjects.get(selection) else { return };
@@ -245,7 +270,7 @@ impl Engine {
         if let Some(subject) = self.pods.slab.get_mut(pod).and_then(|pod| pod.subject.as_mut()) {
             subject.policies.insert(id);
         }
-        self.work.pods.insert(pod);
+        self.work.bind(pod);
         self.enter_classes(id, ports);
     }
 
@@ -258,7 +283,7 @@ impl Engine {
         }
         if let Some(subject) = pods.slab.get_mut(pod).and_then(|pod| pod.subject.as_mut()) {
             subject.policies.remove(&id);
-            work.pods.insert(pod);
+            work.bind(pod);
         }
         for (side, classes) in policy.plan.sides.iter().zip(&mut policy.sides) {
             let resolution = resolution(side, pods, symbols, ports);

@@ -121,7 +121,7 @@ impl Engine {
                 before.is_local && before.addresses == view.addresses && before.node == view.node
             });
             if !unmoved {
-                self.work.pods.insert(id);
+                self.work.bind(id);
             }
         }
         let stays = before
@@ -174,7 +174,6 @@ impl Engine {
 
     /// A pod ceases to be one of the scope that owns an address. Its policies have left it already.
     fn drop_endpoint(&mut self, id: Id) {
-        self.work.pods.remove(&id);
         let Some(pod) = self.object_of(id) else { return };
         let Some(subject) = self.pods.slab.get_mut(id).and_then(|pod| pod.subject.take()) else {
             return;

@@ -164,6 +164,11 @@ impl Ruleset {
         before
     }
 
+    /// Makes room for so many more addresses of endpoints, so that they are not moved while they come.
+    pub(crate) fn reserve_owners(&mut self, addresses: usize) {
+        self.owners.reserve(addresses);
+    }
+
     /// Takes an endpoint out.
     pub(crate) fn remove_endpoint(&mut self, pod: &ObjectRef) -> Option<Arc<Endpoint>> {
         let before = self.endpoints.remove(pod)?;

@@ -10,7 +10,7 @@
 
 use alloc::collections::BTreeSet;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::UdpSocket;
 use std::thread;
@@ -103,6 +103,22 @@ impl Crowd {
     pub fn forget_connections(&self) -> Result<(), LabError> {
         let done = self.node.run(conntrack::forget_all).and_then(|done| done);
         done.step(|| "have the node forget its connections".to_owned())
+    }
+
+    /// Returns what the node tracks of connections from or to a port, as `/proc/net/nf_conntrack` writes it: which end the
+    /// kernel takes for the one that opened it, and what it is marked with.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn tracked(&self, port: u16) -> Result<Vec<String>, LabError> {
+        let table = self.node.run(|| fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
+        let table = match table.and_then(|table| table) {
+            // Nobody tracks connections.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            table => table.step(|| "read what connections there are".to_owned())?,
+        };
+        let port = format!("port={port} ");
+        Ok(table.lines().filter(|line| line.contains(&port)).map(ToOwned::to_owned).collect())
     }
 
     /// Has connections that nobody answers or uses be forgotten after so many seconds.

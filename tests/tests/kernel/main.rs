@@ -30,7 +30,7 @@ use netpol_conformance::cases::{self, e2e};
 use netpol_conformance::exam::{self, Exam, Report};
 use netpol_conformance::generate::{self, Shape};
 use netpol_conformance::netlab::{Availability, Privilege, did_not_run, kernel_test};
-use netpol_core::backend::{Dataplane, Established};
+use netpol_core::backend::Dataplane;
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
 use netpol_ebpf::{EbpfDataplane, Kernel};
@@ -181,9 +181,7 @@ exam!(
     Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 100 },
-    // A known defect: with `Recheck`, where changes come fast, some packets of open connections that stay allowed are lost
-    // (2 of 571,148 and 11 of 84,676). New connections and `Keep` have shown none.
-    under_load: IptablesDataplane::with_variant(Variant::Nft).with_established(Established::Keep),
+    under_load: IptablesDataplane::with_variant(Variant::Nft),
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
     pins: false,
     kills: 100,
@@ -199,8 +197,7 @@ exam!(
     Offers { strict: true },
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 60 },
-    // As above.
-    under_load: IptablesDataplane::with_variant(Variant::Legacy).with_established(Established::Keep),
+    under_load: IptablesDataplane::with_variant(Variant::Legacy),
     survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
     pins: false,
     kills: 100,

@@ -22,6 +22,9 @@ const OPEN: usize = 12;
 /// How long what must arrive may take on a loaded machine.
 const GRACE: Duration = Duration::from_millis(1500);
 const REMEMBERED: usize = 1 << 16;
+/// What was silent for longer is no open connection any more: the kernel may have forgotten it (`Crowd::forget_after`, three
+/// seconds), and would take its next answer for the first packet of a connection the other way, under another verdict.
+const SILENT: Duration = Duration::from_secs(1);
 const BEACON: [&str; 2] = ["198.18.0.1", "198.18.0.2"];
 
 /// The verdicts of every version of the rules on every flow, and which versions may be met now.
@@ -104,6 +107,8 @@ struct Connection {
     flow: usize,
     port: u16,
     since: usize,
+    /// No later than its last packet.
+    heard: Instant,
 }
 
 /// Sends and watches.
@@ -151,16 +156,26 @@ impl<'a> Traffic<'a> {
     pub(super) fn burst(&mut self) {
         let low = self.history.last_complete();
         let start = self.next_number();
+        let begun = Instant::now();
         for _ in 0..NEW {
             let flow = self.random.below(self.in_bursts);
             self.new_connection(flow);
         }
         for _ in 0..OPEN.min(self.connections.len()) {
-            let open = *self.random.pick_from(&self.connections).unwrap();
+            let index = self.random.below(self.connections.len());
+            let open = self.connections[index];
+            if open.heard.elapsed() > SILENT {
+                self.connections.swap_remove(index);
+                if self.connections.is_empty() {
+                    break;
+                }
+                continue;
+            }
+            self.connections[index].heard = Instant::now();
             let kind = if self.random.one_in(2) { Kind::Open } else { Kind::Answer };
             self.send(open.flow, kind, open.port);
         }
-        self.close(start, low);
+        self.close(start, low, begun);
     }
 
     /// Sends every flow once while nothing changes, and holds it against these verdicts.
@@ -190,7 +205,8 @@ impl<'a> Traffic<'a> {
         self.send(flow, Kind::New, 20_000 + self.ports);
     }
 
-    fn close(&mut self, start: usize, low: usize) {
+    /// Judges the packets since `start`, the first of which went out no earlier than `begun`.
+    fn close(&mut self, start: usize, low: usize, begun: Instant) {
         self.wait_for_beacon();
         let high = self.history.last_begun();
         let shots: Vec<usize> = (start..self.next_number()).collect();
@@ -199,7 +215,8 @@ impl<'a> Traffic<'a> {
             let must = match shot.kind {
                 Kind::New => self.history.verdict(shot.flow, low, high),
                 Kind::Open | Kind::Answer => {
-                    let connection = self.connections.iter().position(|one| one.port == shot.port);
+                    let same = |one: &Connection| (one.flow, one.port) == (shot.flow, shot.port);
+                    let connection = self.connections.iter().position(same);
                     let held = connection.is_some_and(|index| {
                         let since = self.connections[index].since;
                         self.history.verdict(shot.flow, since, high) == Some(true)
@@ -230,7 +247,8 @@ impl<'a> Traffic<'a> {
                 && self.can_answer(shot.flow)
             {
                 self.spent.insert((shot.flow, shot.port));
-                self.connections.push(Connection { flow: shot.flow, port: shot.port, since: low });
+                let Shot { flow, port, .. } = shot;
+                self.connections.push(Connection { flow, port, since: low, heard: begun });
             }
         }
         while self.shots.len() > REMEMBERED {
@@ -265,9 +283,11 @@ impl<'a> Traffic<'a> {
     fn wrong(&mut self, shot: &Shot, when: &str) {
         let flow = self.flows[shot.flow];
         let what = if shot.arrived { "leaked" } else { "lost" };
-        self.tally
-            .wrong
-            .push(format!("{flow} from port {}, {:?}: {what}, {when}", shot.port, shot.kind));
+        let tracked = self.crowd.tracked(shot.port).unwrap();
+        self.tally.wrong.push(format!(
+            "{flow} from port {}, {:?}: {what}, {when}; the kernel tracks {tracked:?}",
+            shot.port, shot.kind
+        ));
     }
 
     fn can_answer(&self, flow: usize) -> bool {

@@ -1,6 +1,7 @@
 //! The model of the kernel takes every step of every delta, and is asked in between.
 
 use alloc::collections::BTreeMap;
+use core::net::IpAddr;
 
 use netpol_conformance::events::{Happening, Script, puts};
 use netpol_core::backend::Program as _;
@@ -17,7 +18,7 @@ use crate::apply::held::{Fill, Held};
 use crate::apply::next::Next;
 use crate::lower::role::Role;
 use crate::lower::{Layout, Memory, lower};
-use crate::restore::{Elements, Member, RestoreInput};
+use crate::restore::{Elements, Member, Name, RestoreInput};
 
 /// How often each way was gone, so that a test cannot pass by going none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,12 +27,16 @@ struct Ways {
     rules: usize,
     synced: usize,
     steps: usize,
+    /// Packets that were on their way during steps.
+    across: usize,
 }
 
 struct Kernel {
     options: Iptables,
     held: Held,
     there: RestoreInput,
+    /// What packets that are on their way may have seen of the sets, after each step since they were last waited for.
+    seen: Vec<BTreeMap<Name, Elements>>,
     ways: Ways,
 }
 
@@ -41,7 +46,8 @@ impl Kernel {
         let layout = Layout::new(ruleset, &options, memory.clone()).unwrap();
         let there = lower(ruleset, &options, memory).unwrap();
         let fills = there.sets.iter().map(|(name, set)| (name.clone(), Fill::of(set))).collect();
-        Self { options, held: Held::new(layout, ruleset, fills), there, ways: Ways::default() }
+        let held = Held::new(layout, ruleset, fills);
+        Self { options, held, there, seen: Vec::new(), ways: Ways::default() }
     }
 
     fn update(&mut self, before: &Ruleset, after: &Ruleset, delta: &Delta, flows: &[Flow]) {
@@ -61,6 +67,7 @@ impl Kernel {
             .filter(|(flow, old, new)| old == new && self.there.verdict(flow) == *old)
             .map(|(flow, verdict, _)| (flow, verdict))
             .collect();
+        self.seen = vec![self.there.sets.clone()];
         self.steps(&first, &fixed, delta);
         match rules {
             None => self.ways.in_place += 1,
@@ -85,6 +92,8 @@ impl Kernel {
                 self.held = Held::new(next.layout, after, next.fills);
             }
         }
+        // The programs that switch rules end when no packet is under the old ones any more.
+        self.seen = vec![self.there.sets.clone()];
         self.steps(&last, &fixed, delta);
         self.held.addresses = Held::new(self.held.layout.clone(), after, BTreeMap::new()).addresses;
         self.is_what_a_whole_lowering_makes(after, delta);
@@ -95,8 +104,21 @@ impl Kernel {
             let (name, members, joins) = match op {
                 Op::Add(name, members) => (name, members, true),
                 Op::Delete(name, members) => (name, members, false),
-                Op::Grace => continue,
+                Op::Grace => {
+                    self.seen = vec![self.there.sets.clone()];
+                    continue;
+                }
             };
+            let concerned: Vec<(Flow, Verdict)> = fixed
+                .iter()
+                .filter(|(flow, _)| {
+                    members.iter().any(|member| {
+                        let address = address(member);
+                        [flow.source, flow.destination].contains(&address)
+                    })
+                })
+                .copied()
+                .collect();
             for member in members {
                 let set = self.there.sets.get_mut(name).unwrap_or_else(|| panic!("no {name}"));
                 let mut all: alloc::collections::BTreeSet<Member> = set.iter().collect();
@@ -105,7 +127,10 @@ impl Kernel {
                 assert!(!was_there || unsettled, "{op:?} of {member} changes nothing\n{delta:?}");
                 *set = set.with(all);
                 self.ways.steps += 1;
-                self.check(fixed, &format!("after {op:?} as far as {member}"), delta);
+                let when = format!("after {op:?} as far as {member}");
+                self.check(fixed, &when, delta);
+                self.check_on_their_way(&concerned, &when, delta);
+                self.seen.push(self.there.sets.clone());
             }
             let fill = self.held.fills.get_mut(name).unwrap();
             fill.members = self.there.sets.get(name).map_or(0, Elements::len);
@@ -117,6 +142,24 @@ impl Kernel {
         for (flow, verdict) in fixed {
             let now = self.there.verdict(flow);
             assert_eq!(now, *verdict, "{flow} {when}\n{delta:?}\n{}", self.there);
+        }
+    }
+
+    /// Asks for packets that saw some of the sets as they were a few steps ago.
+    #[track_caller]
+    fn check_on_their_way(&mut self, fixed: &[(Flow, Verdict)], when: &str, delta: &Delta) {
+        for earlier in &self.seen {
+            for (flow, verdict) in fixed {
+                for (number, met) in self.there.judge_across(earlier, flow).into_iter().enumerate()
+                {
+                    self.ways.across += 1;
+                    assert_eq!(
+                        met, *verdict,
+                        "{flow}, on its way past {number} sets, {when}\n{delta:?}\n{}",
+                        self.there
+                    );
+                }
+            }
         }
     }
 
@@ -139,6 +182,13 @@ impl Kernel {
         assert_eq!((&self.there.v4, &self.there.v6), (&whole.v4, &whole.v6), "{delta:?}");
         let [v4, v6] = &self.held.layout.filters;
         assert_eq!((v4, v6), (&whole.v4, &whole.v6));
+    }
+}
+
+fn address(member: &Member) -> IpAddr {
+    match member {
+        Member::Address(address) | Member::AddressPort(address, _, _) => *address,
+        Member::Network(net) => net.network(),
     }
 }
 
@@ -178,8 +228,9 @@ fn campaign(seeds: core::ops::Range<u64>, script: impl Fn(u64) -> Script, enough
         all.rules += ways.rules;
         all.synced += ways.synced;
         all.steps += ways.steps;
+        all.across += ways.across;
     }
-    assert!(all.in_place >= enough[0] && all.rules >= enough[1], "{all:?}");
+    assert!(all.in_place >= enough[0] && all.rules >= enough[1] && all.across >= 1000, "{all:?}");
 }
 
 #[test]

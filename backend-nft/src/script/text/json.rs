@@ -26,11 +26,13 @@ impl Script {
             Vec::from([json!({ "table": { "family": "inet", "name": TABLE } })]);
         objects.extend(table.chains.iter().map(|(name, chain)| chain_object(name, chain)));
         objects.extend(table.sets.iter().map(|(name, set)| {
-            json!({ "set": contents(name, set_type(set), set.is_interval(), set_elements(set)) })
+            let declared = (set_type(set), set.is_interval(), table.room(name, set));
+            json!({ "set": contents(name, declared, set_elements(set)) })
         }));
         objects.extend(table.maps.iter().map(|(name, map)| {
             let is_interval = matches!(map, Targets::Ports(_));
-            let mut object = contents(name, map_type(map), is_interval, map_elements(map));
+            let declared = (map_type(map), is_interval, map.room());
+            let mut object = contents(name, declared, map_elements(map));
             if let Value::Object(fields) = &mut object {
                 fields.insert("map".into(), "verdict".into());
             }
@@ -212,9 +214,16 @@ fn verdict_value(verdict: &Verdict) -> Value {
 }
 
 /// The fields that sets and maps share.
-fn contents(name: &str, kind: Value, is_interval: bool, elements: Vec<Value>) -> Value {
+fn contents(
+    name: &str,
+    (kind, is_interval, room): (Value, bool, Option<u32>),
+    elements: Vec<Value>,
+) -> Value {
     let mut object = json!({ "family": "inet", "table": TABLE, "name": name, "type": kind });
     if let Value::Object(fields) = &mut object {
+        if let Some(room) = room {
+            fields.insert("size".into(), room.into());
+        }
         if is_interval {
             fields.insert("flags".into(), json!(["interval"]));
         }
