@@ -296,6 +296,12 @@ impl Dataplane for EbpfDataplane {
         self.here_mut()?.denials().map_err(unreadable)
     }
 
+    fn atoms(&self) -> Option<usize> {
+        let rows = self.image().ok()?.rows();
+        // A policy's default is a decision too.
+        Some(rows.policies + rows.words + rows.ports)
+    }
+
     fn remove(&mut self) -> Result<(), SyncError> {
         let namespace = namespace()?;
         let hooks = |error| SyncError::refused("the hooks", error);

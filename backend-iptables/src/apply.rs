@@ -9,6 +9,7 @@
 //! If the second family fails, the first is led back. Changes that are safe in single steps ([`change`]) touch members only.
 
 mod change;
+mod hearing;
 mod held;
 mod next;
 mod observe;
@@ -41,6 +42,7 @@ use crate::netlink::{Commands, Ipset, Kind, Log, grace};
 use crate::restore::{Elements, Name, PREFIX};
 use crate::{Iptables, OwnAddress};
 use change::{Op, Plan};
+use hearing::Hearing;
 use held::{Fill, Held};
 use next::Next;
 use observe::{Observed, Wanted};
@@ -87,6 +89,7 @@ struct Home {
     /// Whether the other variant was found free of ours.
     alone: bool,
     ipset: Ipset,
+    hearing: Hearing,
     log: Option<io::Result<Log>>,
     held: Option<Held>,
     /// Sets that nothing of ours refers to, but the kernel still did.
@@ -172,7 +175,11 @@ impl IptablesDataplane {
 
 impl Dataplane for IptablesDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        self.sync_with(ruleset)
+        self.sync_with(ruleset)?;
+        if let Some(home) = &mut self.home {
+            home.hearing.looks(home.variant, &home.ipset);
+        }
+        Ok(())
     }
 
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
@@ -183,15 +190,18 @@ impl Dataplane for IptablesDataplane {
             // What fails half-way is found out by looking, and made good.
             if let Ok(Some(held)) = home.update(options, held, ruleset, delta) {
                 home.held = Some(held);
+                home.hearing.wrote(home.variant);
                 return Ok(Updated::ByDelta);
             }
         }
-        self.sync_with(ruleset).map(|()| Updated::BySync)
+        self.sync(ruleset).map(|()| Updated::BySync)
     }
 
     fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
         self.home()?;
         let Self { home: Some(home), options, .. } = self else { return Ok(Vec::new()) };
+        // Before, so that what is changed meanwhile is heard of.
+        home.hearing.looks(home.variant, &home.ipset);
         let there = home.observe()?;
         let memory = match &home.held {
             Some(held) => held.layout.memory.clone(),
@@ -201,6 +211,11 @@ impl Dataplane for IptablesDataplane {
         let mut drift = wanted.drift(&there, home.variant, &home.garbage);
         drift.sort();
         Ok(drift)
+    }
+
+    fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
+        let Home { variant, ipset, hearing, held, .. } = self.home()?;
+        Ok(held.is_none() || hearing.may_have_drifted(*variant, ipset)?)
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, SyncError> {
@@ -258,7 +273,17 @@ impl Home {
         let log = None;
         let garbage = BTreeSet::new();
         let patience = Patience::default();
-        Ok(Self { namespace, variant, patience, alone: false, ipset, log, held: None, garbage })
+        Ok(Self {
+            namespace,
+            variant,
+            patience,
+            alone: false,
+            ipset,
+            hearing: Hearing::new(),
+            log,
+            held: None,
+            garbage,
+        })
     }
 
     fn observe(&self) -> Result<Observed, SyncError> {

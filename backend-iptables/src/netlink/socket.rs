@@ -7,6 +7,8 @@ use core::mem::size_of;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use netpol_core::ir::Family;
+
 /// The kernel's datagrams are at most this long.
 const DATAGRAM: usize = 64 * 1024;
 
@@ -106,6 +108,35 @@ impl Socket {
         unsafe { buffer.set_len(received) };
         Ok(buffer)
     }
+}
+
+/// Returns what the old table `filter` says of itself: how many rules there are, how long they all are, where each hook
+/// begins. One rule for another of the same length does not show.
+pub(crate) fn legacy_table(family: Family) -> io::Result<[u8; 84]> {
+    /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`.
+    const INFO: c_int = 64;
+    let (domain, level) = match family {
+        Family::V4 => (libc::AF_INET, libc::IPPROTO_IP),
+        Family::V6 => (libc::AF_INET6, libc::IPPROTO_IPV6),
+    };
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers; the result is checked.
+    let fd = unsafe { libc::socket(domain, kind, libc::IPPROTO_RAW) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // `struct ipt_getinfo`: the name in 32 bytes, then 13 numbers.
+    let mut told = [0; 84];
+    told[..6].copy_from_slice(b"filter");
+    let mut length = libc::socklen_t::try_from(told.len()).unwrap_or_default();
+    // SAFETY: the kernel writes at most `length` bytes, which `told` has.
+    let result = unsafe {
+        let told = told.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), level, INFO, told, &raw mut length)
+    };
+    if result == 0 { Ok(told) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Waits until every packet that is on its way through the rules has left them: each goes its whole way under one lock of
