@@ -168,7 +168,7 @@ impl NftDataplane {
                 Err(Failure::Socket(error)) => return Err(in_socket(error)),
                 Err(Failure::Owned(socket)) => return Err(owned(socket)),
                 Err(Failure::CannotOwn) => return Err(cannot_own()),
-                Err(Failure::Refused { object, source }) => {
+                Err(Failure::Refused { object, source, .. }) => {
                     // What was known went with the attempt; the socket is as good as before, and who listens goes on.
                     self.connection = Some(connection);
                     return Err(SyncError::refused(object, source));
@@ -235,7 +235,7 @@ impl Dataplane for NftDataplane {
             }
             .map_err(|failure| match failure {
                 Failure::Socket(error) => in_socket(error),
-                Failure::Refused { object, source } => SyncError::refused(object, source),
+                Failure::Refused { object, source, .. } => SyncError::refused(object, source),
                 Failure::Owned(socket) => owned(socket),
                 Failure::CannotOwn => cannot_own(),
                 Failure::Outdated | Failure::Gone => SyncError::refused("table inet netpol", Busy),
@@ -366,7 +366,8 @@ impl Connection {
         }
         let guard = (number < IMPATIENT).then_some(generation);
         let mut transactions = Transactions::new(&self.socket, guard, fault);
-        lead(&mut transactions, claim, &observed.table, &wanted.table)?;
+        lead(&mut transactions, claim, &observed.table, &wanted.table)
+            .map_err(|failure| failure.measured(&wanted.table))?;
         self.holder = claim.holder(observed.holder);
         self.known = transactions.generation.map(|generation| (generation, wanted));
         Ok(())

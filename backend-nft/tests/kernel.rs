@@ -40,6 +40,9 @@ use netpol_nft::{Nft, NftDataplane, NftOptions};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 
+/// Tells the process that it is the one without the privilege.
+const CONFINED: &str = "NETPOL_TEST_CONFINED";
+
 /// Moves the calling thread into a network namespace of its own.
 fn enter_fresh_namespace() -> bool {
     // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
@@ -516,5 +519,41 @@ fn a_set_that_is_full_is_made_anew() {
         set.addresses = members(0..5000).addresses;
         NftDataplane::new().sync(&open_to(&set)).unwrap();
         assert_in_kernel(&open_to(&set));
+    });
+}
+
+/// In a user namespace of its own, where nobody may have a long buffer.
+#[test]
+fn confined() {
+    if std::env::var_os(CONFINED).is_none() {
+        return;
+    }
+    let mut dataplane = NftDataplane::new();
+    let [small, larger, large] = [100, 101, 60_000].map(|count| open_to(&members(0..count)));
+    dataplane.sync(&small).unwrap();
+    let error = dataplane.sync(&large).unwrap_err();
+    eprintln!("\n{error}: {}", core::error::Error::source(&error).unwrap());
+    assert_eq!(dataplane.verify(&small).unwrap(), []);
+    dataplane.sync(&larger).unwrap();
+    assert_eq!(dataplane.verify(&larger).unwrap(), []);
+    eprintln!("in force");
+}
+
+#[test]
+fn a_transaction_that_is_longer_than_the_buffer_is_told_with_both_lengths() {
+    in_namespace(|| {
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["confined", "--exact", "--nocapture"])
+            .env(CONFINED, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let line = said.lines().find(|line| line.contains("a transaction of ")).unwrap_or(&said);
+        let words = line.split(' ').map(|word| word.trim_end_matches(','));
+        let numbers: Vec<usize> = words.filter_map(|word| word.parse().ok()).collect();
+        assert!(matches!(numbers[..], [needed, room] if needed > room && room > 100_000), "{line}");
+        assert!(said.contains("in force"), "{said}");
     });
 }
