@@ -4,9 +4,10 @@
 //!   FORWARD, LOCAL_IN  (links, IPv4 and IPv6) ──▶ slot ──▶ judge, with one set of maps
 //! ```
 //!
-//! A new ruleset is loaded beside the one in force, with maps of its own; then the slot is pointed to it, in one step. A
-//! change is written into the maps in force, to count from the next version on; then the version is raised, in one step.
-//! So every packet meets one ruleset or the other, never a part of both, and what fails before that step changes nothing.
+//! A change is written into the maps in force, to count from the next version on; then the version is raised, in one step.
+//! Where that cannot be, the new ruleset is loaded beside the one in force, with maps of its own; then the slot is pointed
+//! to it, in one step. So every packet meets one ruleset or the other, never a part of both, and what fails before that
+//! step changes nothing.
 
 mod attached;
 mod btf;
@@ -52,7 +53,8 @@ pub use tc::{
 pub enum Updates {
     /// The whole ruleset is loaded beside the one in force, in maps of its own, and then switched to.
     Beside,
-    /// Rows are written into the maps in force, and one version switches them all. Costs what changes.
+    /// Rows are written into the maps in force, and one version switches them all. Costs what changes. So does
+    /// [`sync`](Dataplane::sync), besides a look at everything, where the maps hold what they should.
     #[default]
     InPlace,
 }
@@ -236,6 +238,7 @@ impl Dataplane for EbpfDataplane {
             kernel: self.kernel()?,
             limits: self.backend.limits,
             established: self.established,
+            updates: self.updates,
         };
         let pins = self.pins(namespace);
         match self.namespaces.get_mut(&namespace) {
@@ -269,8 +272,8 @@ impl Dataplane for EbpfDataplane {
         self.here_mut()?.verify(ruleset).map_err(unreadable)
     }
 
-    /// The kernel tells of no change to maps. So this looks at the hooks, the slot and the version, a few microseconds'
-    /// work, and says yes every five minutes for the rows' sake.
+    /// The kernel tells of no change to maps. So this looks at the hooks, the slot, the table and the version, some
+    /// microseconds' work, and says yes every five minutes for the rows' sake.
     fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
         let namespace = namespace()?;
         match self.front_end {
@@ -291,6 +294,12 @@ impl Dataplane for EbpfDataplane {
             return attached.denials().map_err(unreadable);
         }
         self.here_mut()?.denials().map_err(unreadable)
+    }
+
+    fn atoms(&self) -> Option<usize> {
+        let rows = self.image().ok()?.rows();
+        // A policy's default is a decision too.
+        Some(rows.policies + rows.words + rows.ports)
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {

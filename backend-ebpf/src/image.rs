@@ -43,6 +43,8 @@ pub struct MapImage {
     pub(crate) policies: BTreeMap<PolicyNumber, Policy>,
     pub(crate) words: BTreeMap<(PolicyNumber, Class), Word>,
     pub(crate) ports: BTreeMap<PortsId, Vec<PortRow>>,
+    /// The rows of all port lists.
+    pub(crate) port_rows: usize,
     /// Strict mode: the addresses of pods. Empty without it.
     pub(crate) ranges: PrefixSet,
     /// How many counters there are.
@@ -178,7 +180,7 @@ impl MapImage {
             pods: self.pods.len(),
             policies: self.policies.len(),
             words: self.words.len(),
-            ports: self.ports.values().map(Vec::len).sum(),
+            ports: self.port_rows,
             ranges: if self.is_strict() { self.ranges.cidrs().len() } else { 0 },
             counters: usize::try_from(self.counters).unwrap_or(usize::MAX),
         }

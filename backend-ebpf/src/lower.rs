@@ -3,6 +3,7 @@
 //! The atoms have folded except, overlap, tiers, Pass, union and default already; what is left is disjoint, so nothing
 //! in the kernel has a precedence.
 
+mod between;
 mod compare;
 mod key;
 mod limits;
@@ -222,6 +223,7 @@ impl Lowering {
     pub fn follow(&mut self, delta: &Delta) -> Result<(), UpdateError> {
         let patch = self.update(delta)?;
         self.recycle(patch.garbage);
+        self.recycle_classes();
         Ok(())
     }
 
@@ -389,6 +391,7 @@ impl Lowering {
             let rows = self.shared.ports.rows(list);
             if !rows.is_empty() {
                 self.patch.ports.push((list, rows.clone()));
+                self.image.port_rows += rows.len();
                 self.image.ports.insert(list, rows);
             }
         }

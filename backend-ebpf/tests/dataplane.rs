@@ -170,6 +170,62 @@ fn open_connections_stay_where_the_embedder_wants_it() {
     });
 }
 
+/// Has the kernel track connections on the node, as kube-proxy does.
+fn track(lab: &Lab) {
+    let script = "add table inet foreign; \
+        add chain inet foreign c { type filter hook forward priority filter - 5; }; \
+        add rule inet foreign c ct state established counter";
+    let nft = || Command::new("nft").arg(script).status();
+    assert!(lab.in_node("node", nft).unwrap().unwrap().success());
+}
+
+/// NP-162, DEC-09: what is open before the first rules come is what a change denies or allows, if the kernel knows it.
+#[test]
+fn connections_open_before_the_first_ruleset_are_judged_like_those_before_a_change() {
+    bpf::kernel_test("adoption of open connections", || {
+        let both = [Established::Recheck, Established::Keep];
+        for (established, allowed) in both.into_iter().flat_map(|how| [(how, true), (how, false)]) {
+            let lab = lab();
+            track(&lab);
+            let mut open = open(&lab);
+            exchange(&mut open, SECOND, Observation::Passed);
+            let mut dataplane = EbpfDataplane::default().with_established(established);
+            sync(&lab, &mut dataplane, &only("a", &[if allowed { 80 } else { 81 }]));
+            let lives = allowed || established == Established::Keep;
+            let (patience, expected) =
+                if lives { (SECOND, Observation::Passed) } else { (BRIEF, Observation::TimedOut) };
+            exchange(&mut open, patience, expected);
+            if lives {
+                // And the other way: the server speaks first.
+                let mut turned: Vec<Connection> =
+                    open.into_iter().map(Connection::turned).collect();
+                exchange(&mut turned, patience, expected);
+            }
+        }
+    });
+}
+
+/// As above, where nobody had the kernel track connections: the next packet is the first that it knows of.
+#[test]
+fn connections_that_were_not_tracked_are_judged_by_their_next_packet() {
+    bpf::kernel_test("adoption of connections that are not tracked", || {
+        for established in [Established::Recheck, Established::Keep] {
+            for allowed in [true, false] {
+                let lab = lab();
+                let mut open = open(&lab);
+                exchange(&mut open, SECOND, Observation::Passed);
+                let mut dataplane = EbpfDataplane::default().with_established(established);
+                sync(&lab, &mut dataplane, &only("a", &[if allowed { 80 } else { 81 }]));
+                if allowed {
+                    exchange(&mut open, SECOND, Observation::Passed);
+                } else {
+                    exchange(&mut open, BRIEF, Observation::TimedOut);
+                }
+            }
+        }
+    });
+}
+
 /// Says that it is over when it goes, by whatever way.
 struct AtEnd<'a>(&'a AtomicBool);
 

@@ -1,6 +1,6 @@
 //! Changes by difference, in the kernel: the maps follow, no packet meets half a change, and what was counted and denied
 //! is told.
-#![expect(clippy::panic, clippy::unwrap_used, clippy::print_stderr, reason = "test support")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test support")]
 
 extern crate alloc;
 
@@ -460,6 +460,30 @@ fn a_change_that_fits_in_no_map_leaves_the_ruleset_in_force() {
             assert_eq!(drifts(&lab, &mut dataplane, &before), []);
             lab.in_node("node", || dataplane.remove()).unwrap().unwrap();
         }
+    });
+}
+
+/// The last map: its rows come with the options, and no change changes them.
+#[test]
+fn ranges_that_do_not_fit_leave_the_ruleset_in_force() {
+    bpf::kernel_test("a full map of ranges", || {
+        let lab = lab();
+        let with = |ranges: &[&str]| {
+            let ranges: Vec<Cidr> = ranges.iter().map(|text| Cidr::parse(text).unwrap()).collect();
+            let pod_ranges = PrefixSet::from_cidrs(&ranges);
+            engine(Options { pod_ranges, ..on_node() }, &many(2, 1))
+        };
+        let limits = Limits { ranges: 2, ..Limits::default() };
+        let mut dataplane = EbpfDataplane::new(Ebpf::with_limits(limits));
+        let before = with(&["10.1.0.0/24", "fd00::/64"]);
+        sync(&lab, &mut dataplane, &before);
+        let large = with(&["10.1.0.0/24", "fd00::/64", "10.3.0.0/24"]);
+        let work = || dataplane.sync(large.snapshot());
+        let error = lab.in_node("node", work).unwrap().unwrap_err();
+        let cause = core::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, "map ranges needs 3 rows, but the target has room for 2");
+        assert_eq!(probe(&lab, &[80, 81]), [Passed, Passed, TimedOut, TimedOut]);
+        assert_eq!(drifts(&lab, &mut dataplane, &before), []);
     });
 }
 

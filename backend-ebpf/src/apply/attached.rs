@@ -9,6 +9,7 @@ use netpol_core::backend::{Denials, Difference, Drift, SyncError};
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
+use super::Updates;
 use super::btf::Kernel;
 use super::conntrack;
 use super::error::LoadError;
@@ -56,6 +57,7 @@ pub(super) struct Manner {
     pub(super) kernel: Kernel,
     pub(super) limits: Limits,
     pub(super) established: Established,
+    pub(super) updates: Updates,
 }
 
 /// After so long, rows may have been changed by others: the kernel does not tell of that.
@@ -78,7 +80,7 @@ impl Attached {
             },
             _ => tracking_refused(error),
         })?;
-        let Manner { kernel, limits, established } = manner;
+        let Manner { kernel, limits, established, .. } = manner;
         let checked = Checked::create()?;
         let live =
             Live::load(Place::Netfilter(&kernel, &checked), ruleset, limits, (1, established))?;
@@ -121,7 +123,7 @@ impl Attached {
                     let what = format!("hook {name}: another program has priority {PRIORITY}");
                     return Err(SyncError::refused(what, error));
                 }
-                Err(error) => return Err(SyncError::refused(format!("hook {name}"), error)),
+                Err(error) => return Err(hook_refused(name, error)),
             };
             if let Some(pins) = pins {
                 pins.take(name)
@@ -140,11 +142,12 @@ impl Attached {
         ruleset: &Ruleset,
         pins: Option<&Pins>,
     ) -> Result<(), SyncError> {
-        let Manner { kernel, limits, established } = manner;
+        let Manner { kernel, limits, established, updates } = manner;
         if !conntrack::is_on().unwrap_or(false) {
             conntrack::on().map_err(tracking_refused)?;
         }
-        if self.live.holds(ruleset, established) {
+        let in_place = updates == Updates::InPlace || self.live.is_of(ruleset);
+        if in_place && self.live.reach(ruleset, established).is_ok() {
             self.point(self.live.loaded())?;
         } else {
             let version = self.live.version().wrapping_add(1);
@@ -202,12 +205,13 @@ impl Attached {
         Ok(drifts)
     }
 
-    /// Returns whether others may have changed something: at once where it is the hooks, the slot or the version, after
+    /// Returns whether others may have changed something: at once where it is the hooks, the slot, the table or the version, after
     /// a while in any case.
     pub(super) fn may_have_drifted(&self) -> io::Result<bool> {
         Ok(self.looked.elapsed() > UNHEARD
             || !self.live.is_at_version()
             || !self.leads_to_live()?
+            || !conntrack::is_on()?
             || !self.missing_hooks()?.is_empty())
     }
 
@@ -242,6 +246,20 @@ impl Attached {
     /// Takes the hooks off, whoever else holds them.
     pub(super) fn detach(self) -> io::Result<()> {
         self.links.iter().flatten().try_for_each(|link| sys::unhook(link.as_fd()))
+    }
+}
+
+fn hook_refused(name: &str, source: io::Error) -> SyncError {
+    match source.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => SyncError::Missing {
+            what: "hooking eBPF programs into netfilter".into(),
+            hint: "the kernel needs Linux 6.4 with CONFIG_NETFILTER_BPF_LINK".into(),
+        },
+        Some(libc::EPERM) => SyncError::Missing {
+            what: "the privilege to hook eBPF programs into netfilter".into(),
+            hint: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".into(),
+        },
+        Some(_) | None => SyncError::refused(format!("hook {name}"), source),
     }
 }
 

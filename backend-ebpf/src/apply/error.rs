@@ -64,6 +64,20 @@ impl From<LoadError> for SyncError {
                        CONFIG_NETFILTER_BPF_LINK"
                     .into(),
             },
+            LoadError::Program { verifier, source, .. }
+                if verifier.is_empty() && source.raw_os_error() == Some(libc::EINVAL) =>
+            {
+                Self::Missing {
+                    what: "loading eBPF programs for netfilter".into(),
+                    hint: "the kernel needs Linux 6.4 with CONFIG_NETFILTER_BPF_LINK".into(),
+                }
+            }
+            LoadError::Map { map, rows, source } if source.raw_os_error() == Some(libc::ENOSYS) => {
+                Self::Missing {
+                    what: format!("bpf(2), asked for map {map} of {rows} rows"),
+                    hint: "the kernel needs CONFIG_BPF_SYSCALL".into(),
+                }
+            }
             LoadError::Map { map, rows, .. } => {
                 Self::refused(format!("map {map} of {rows} rows"), error)
             }

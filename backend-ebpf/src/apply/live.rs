@@ -63,9 +63,12 @@ pub(super) enum Unfit {
     /// The kernel refused something else.
     #[error(transparent)]
     Kernel(#[from] io::Error),
-    /// An earlier change failed half way.
-    #[error("an earlier change failed")]
+    /// An earlier change failed half way, or there is no change that leads there.
+    #[error("there is no change that leads there")]
     Lost,
+    /// The maps do not hold what they should.
+    #[error("the maps are damaged")]
+    Damaged,
 }
 
 impl Live {
@@ -103,18 +106,37 @@ impl Live {
         self.version
     }
 
+    /// Changes the maps in force to what a ruleset lowers to, if they hold what they should.
+    ///
+    /// On refusal, what is in force stays.
+    pub(super) fn reach(
+        &mut self,
+        ruleset: &Ruleset,
+        established: Established,
+    ) -> Result<(), Unfit> {
+        if self.is_lost || self.established != established {
+            return Err(Unfit::Lost);
+        }
+        // Where the maps cannot be read, they are as good as damaged.
+        if !self.differences()?.is_empty() {
+            return Err(Unfit::Damaged);
+        }
+        let delta = self.lowering.delta_to(ruleset).ok_or(Unfit::Lost)?;
+        if delta.is_empty() { Ok(()) } else { self.update(&delta) }
+    }
+
     /// Returns whether this is the ruleset, and the maps hold it.
     pub(super) fn holds(&self, ruleset: &Ruleset, established: Established) -> bool {
-        !self.is_lost
-            && self.established == established
-            && self.lowering.is_of(ruleset)
+        self.established == established
+            && self.is_of(ruleset)
             // Where the maps cannot be read, they are as good as damaged.
             && self.differences().is_ok_and(|names| names.is_empty())
     }
 
     /// Returns whether this is what `ruleset` lowers to.
     pub(super) fn is_of(&self, ruleset: &Ruleset) -> bool {
-        !self.is_lost && self.lowering.is_of(ruleset)
+        let delta = self.lowering.delta_to(ruleset);
+        !self.is_lost && delta.is_some_and(|delta| delta.is_empty())
     }
 
     /// Returns the names of the maps that do not hold what they should.
@@ -139,9 +161,10 @@ impl Live {
             return Err(Unfit::Lost);
         }
         self.is_lost = true;
-        let patch = self.lowering.update(delta)?;
+        let mut patch = self.lowering.update(delta)?;
         if !self.has_room(&patch) {
-            self.sweep()?;
+            let deleted = self.delete()?;
+            patch.forget_networks(&deleted, self.lowering.image());
             if !self.has_room(&patch) {
                 return Err(Unfit::Full);
             }
@@ -158,6 +181,7 @@ impl Live {
         self.replaced += patch.hosts.len();
         self.networks.extend(networks.iter().map(|(network, _)| *network));
         self.recent.extend(networks);
+        self.garbage.without(&patch, self.lowering.image());
         self.garbage.add(patch.garbage);
         if self.garbage.len() + self.replaced > SWEEP_AT
             || self.garbage.networks.len() > MOST_NETWORKS_GONE
@@ -189,17 +213,27 @@ impl Live {
 
     /// Waits until no packet is judged by an earlier version, and deletes what none needs any more.
     fn sweep(&mut self) -> io::Result<()> {
+        self.delete()?;
+        // Not in the middle of a change: what dies with it is in force still.
+        self.lowering.recycle_classes();
+        Ok(())
+    }
+
+    /// Waits until no packet is judged by an earlier version than the one in force, and deletes what that does not need.
+    /// Returns the networks among it.
+    ///
+    /// INVARIANT (garbage): the version in force refers to nothing that is garbage, whatever the version to come does;
+    /// upheld by `update`, which takes out what a change refers to again.
+    fn delete(&mut self) -> io::Result<BTreeSet<IpNet>> {
         sys::grace();
         self.replaced = 0;
         self.recent.clear();
-        let image = self.lowering.image();
-        self.garbage.hosts.retain(|address| !image.hosts.contains_key(address));
-        self.garbage.networks.retain(|network| !image.networks.contains_key(network));
-        self.garbage.words.retain(|key| !image.words.contains_key(key));
         self.loaded.sweep(&self.garbage)?;
         self.networks.retain(|network| !self.garbage.networks.contains(network));
-        self.lowering.recycle(core::mem::take(&mut self.garbage));
-        Ok(())
+        let garbage = core::mem::take(&mut self.garbage);
+        let networks = garbage.networks.clone();
+        self.lowering.recycle(garbage);
+        Ok(networks)
     }
 
     /// Returns the image in force.
@@ -220,3 +254,6 @@ impl Live {
         denied::drain(&self.lowering, self.loaded.ring(), (self.first, self.version), to)
     }
 }
+
+#[cfg(all(test, feature = "kernel-tests"))]
+mod tests;

@@ -469,7 +469,7 @@ impl Checked {
 }
 
 /// The beginning of the kernel's `struct nf_hook_state`.
-fn context(hook: Hook, frame: &[u8]) -> [u8; 56] {
+pub(super) fn context(hook: Hook, frame: &[u8]) -> [u8; 56] {
     let mut context = [0; 56];
     let is_v6 = frame.get(12..14) == Some(&[0x86, 0xdd]);
     let [number, family, ..] = &mut context;

@@ -13,6 +13,8 @@ pub(super) enum Command {
     MapCreate = 0,
     MapLookup = 1,
     MapUpdate = 2,
+    MapDelete = 3,
+    MapNextKey = 4,
     ProgramLoad = 5,
     Pin = 6,
     Get = 7,
@@ -39,6 +41,8 @@ impl Command {
             Self::MapCreate
             | Self::MapLookup
             | Self::MapUpdate
+            | Self::MapDelete
+            | Self::MapNextKey
             | Self::MapDeleteBatch
             | Self::Info
             | Self::Pin
@@ -252,9 +256,23 @@ impl Map {
             Argument::new().read(16, keys).number(32, rows).descriptor(36, self.descriptor());
         match argument.call(Command::MapDeleteBatch) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) if is_not_offered(&error) => return self.delete_each(keys),
             other => drop(other?),
         }
         usize::try_from(argument.number_at(32)).map_err(io::Error::other)
+    }
+
+    fn delete_each(&self, keys: &[u8]) -> io::Result<usize> {
+        let mut deleted = 0;
+        for key in keys.chunks_exact(usize::try_from(self.shape.key).unwrap_or(1)) {
+            let mut argument = Argument::new().descriptor(0, self.descriptor()).read(8, key);
+            match argument.call(Command::MapDelete) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+                other => drop(other?),
+            }
+            deleted += 1;
+        }
+        Ok(deleted)
     }
 
     /// Adds or replaces one row.
@@ -277,13 +295,20 @@ impl Map {
     /// Adds or replaces rows, their keys and their values one after another.
     pub(super) fn update_batch(&self, keys: &[u8], values: &[u8], rows: u32) -> io::Result<()> {
         self.sizes(keys, values, rows)?;
-        Argument::new()
+        let mut argument = Argument::new()
             .read(16, keys)
             .read(24, values)
             .number(32, rows)
-            .descriptor(36, self.descriptor())
-            .call(Command::MapUpdateBatch)
-            .map(drop)
+            .descriptor(36, self.descriptor());
+        match argument.call(Command::MapUpdateBatch) {
+            Err(error) if is_not_offered(&error) => {
+                let sized = |size: u32| usize::try_from(size).unwrap_or(1).max(1);
+                let values = values.chunks_exact(sized(self.shape.value));
+                let mut rows = keys.chunks_exact(sized(self.shape.key)).zip(values);
+                rows.try_for_each(|(key, value)| self.update(key, value))
+            }
+            other => other.map(drop),
+        }
     }
 
     /// Reads at most `rows` rows; returns their keys and their values, one after another.
@@ -304,6 +329,7 @@ impl Map {
         match argument.call(Command::MapLookupBatch) {
             // The end of the map.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) if is_not_offered(&error) => return self.lookup_each(),
             other => drop(other?),
         }
         let got = usize::try_from(argument.number_at(32)).unwrap_or(0);
@@ -312,6 +338,39 @@ impl Map {
         values.truncate(sized(read_size));
         Ok((keys, values))
     }
+}
+
+impl Map {
+    /// Reads every row, one by one.
+    fn lookup_each(&self) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut key: Option<Vec<u8>> = None;
+        loop {
+            let mut next = vec![0; usize::try_from(self.shape.key).unwrap_or(0)];
+            let mut argument = Argument::new().descriptor(0, self.descriptor());
+            if let Some(key) = &key {
+                argument = argument.read(8, key);
+            }
+            match argument.write(16, &mut next).call(Command::MapNextKey) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+                other => drop(other?),
+            }
+            if let Some(value) = self.lookup(&next)? {
+                keys.extend(&next);
+                values.extend(value);
+            }
+            key = Some(next);
+        }
+        Ok((keys, values))
+    }
+}
+
+/// Returns whether the kernel does not know a command, for this kind of map or at all. Many rows are then one by one:
+/// hashes have batches since Linux 5.6, tries since 5.11.
+fn is_not_offered(error: &io::Error) -> bool {
+    /// What the kernel says inside, and sometimes lets out.
+    const ENOTSUPP: i32 = 524;
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | ENOTSUPP))
 }
 
 /// A program's kind: `enum bpf_prog_type` and `enum bpf_attach_type`.

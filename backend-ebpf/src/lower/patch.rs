@@ -6,6 +6,8 @@ use core::net::IpAddr;
 
 use ipnet::IpNet;
 
+#[cfg(feature = "apply")]
+use crate::image::MapImage;
 use crate::image::{
     Class, CounterId, Host, PodNumber, PodRow, PolicyNumber, PortRow, PortsId, Word,
 };
@@ -43,7 +45,34 @@ pub(crate) struct Garbage {
 }
 
 #[cfg(feature = "apply")]
+impl Patch {
+    /// Leaves networks alone that have been deleted meanwhile and do not come again.
+    pub(crate) fn forget_networks(&mut self, deleted: &BTreeSet<IpNet>, image: &MapImage) {
+        let is_there = |network: &IpNet| image.networks.contains_key(network);
+        self.networks.retain(|(network, _, _)| !deleted.contains(network) || is_there(network));
+        self.garbage.networks.retain(|network| !deleted.contains(network));
+    }
+}
+
+#[cfg(feature = "apply")]
 impl Garbage {
+    /// Takes out what a change refers to again, now that it is in force.
+    pub(crate) fn without(&mut self, patch: &Patch, image: &MapImage) {
+        for (address, _, _) in &patch.hosts {
+            if image.hosts.contains_key(address) {
+                self.hosts.remove(address);
+            }
+        }
+        for (network, _, _) in &patch.networks {
+            if image.networks.contains_key(network) {
+                self.networks.remove(network);
+            }
+        }
+        for (key, _) in &patch.words {
+            self.words.remove(key);
+        }
+    }
+
     /// Adds what another change left.
     pub(crate) fn add(&mut self, other: Self) {
         let Self { hosts, networks, words, ports, policies, pods, counters } = other;

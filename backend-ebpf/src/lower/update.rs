@@ -188,6 +188,7 @@ impl Lowering {
         for list in kept.state.lists() {
             if self.shared.ports.release(list) {
                 let rows = self.image.ports.remove(&list).unwrap_or_default();
+                self.image.port_rows -= rows.len();
                 self.patch.garbage.ports.insert(list, rows);
             }
         }
@@ -290,10 +291,14 @@ impl Lowering {
         }
     }
 
+    /// Takes the numbers of classes back that died. Nothing in the kernel refers to them any more.
+    pub(crate) fn recycle_classes(&mut self) {
+        self.classes.recycle();
+    }
+
     /// Takes the numbers back that garbage held, once the kernel has none of it any more and
     /// the counters stand at zero.
     pub(crate) fn recycle(&mut self, garbage: Garbage) {
-        self.classes.recycle();
         self.ghosts.retain(|network| !garbage.networks.contains(network));
         garbage.policies.into_iter().for_each(|number| self.policy_numbers.free(number));
         garbage.pods.into_iter().for_each(|number| self.pod_numbers.free(number));

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ClassId;
-use super::classes::{Classes, Placed, Slot};
+use super::classes::{Classes, Placed, Slot, enlist};
 use super::interner::{index, union, with, without};
 use super::ranges::{Address, Moved};
 use crate::ir::{PeerSet, PeerSetId};
@@ -104,7 +104,7 @@ impl Classes {
         }
         let next = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         let number = self.vacant.pop_first().unwrap_or(next);
-        let slot = Some(Slot { id, networks: set.networks.clone(), holds: Vec::new() });
+        let slot = Some(Slot::new(id, set.networks.clone()));
         match self.slots.get_mut(index(number)) {
             Some(place) => *place = slot,
             None => self.slots.push(slot),
@@ -120,21 +120,12 @@ impl Classes {
 
     /// Takes a set out of use, with its members. Nothing happens if it is not in use.
     ///
-    /// Costs a look at every exact address besides what changes.
+    /// Costs its members and ranges, and the exact addresses that lie in the ranges.
     pub fn remove_set(&mut self, id: PeerSetId) -> Change {
         let Some(number) = self.sets.remove(&id) else { return Change::default() };
-        let networks = match self.slots.get(index(number)) {
-            Some(Some(slot)) => slot.networks.clone(),
-            Some(None) | None => return Change::default(),
-        };
+        let Some(Some(slot)) = self.slots.get(index(number)) else { return Change::default() };
+        let (networks, members) = (slot.networks.clone(), self.members_of(slot));
         let change = self.change(|classes, change| {
-            let held = |at: &Placed| classes.groups.vector(at.group).binary_search(&number).is_ok();
-            let members: Vec<IpAddr> = classes
-                .exact
-                .iter()
-                .filter(|(_, at)| held(at))
-                .map(|(address, _)| *address)
-                .collect();
             for address in members {
                 classes.regroup(address, |group| without(group, number), change);
             }
@@ -187,13 +178,17 @@ impl Classes {
         change: &mut Change,
     ) {
         let from = before.map_or(range, |at| at.class);
+        if let Some(before) = before {
+            self.delist(before);
+        }
         let to = if own.is_empty() {
             self.exact.remove(&address);
             range
         } else {
             let class = self.classes.acquire(&union(own, self.classes.vector(range)));
             let group = self.groups.acquire(own);
-            self.exact.insert(address, Placed { group, class });
+            let place = enlist(&mut self.members, group, address);
+            self.exact.insert(address, Placed { group, class, place });
             class
         };
         if let Some(before) = before {
@@ -207,6 +202,18 @@ impl Classes {
             to: ClassId(to),
             listed,
         });
+    }
+
+    /// Takes an address out of the members of its group.
+    fn delist(&mut self, Placed { group, place, .. }: Placed) {
+        let Some(members) = self.members.get_mut(index(group)) else { return };
+        if place < members.len() {
+            members.swap_remove(place);
+        }
+        let moved = members.get(place).and_then(|moved| self.exact.get_mut(moved));
+        if let Some(moved) = moved {
+            moved.place = place;
+        }
     }
 
     /// Gives the ranges of `networks` the vectors that `redraw` makes of theirs, and the exact addresses in them theirs.
@@ -232,9 +239,10 @@ impl Classes {
 
     /// Places the exact addresses from `low` to `high` again, after their ranges changed.
     fn replace(&mut self, low: IpAddr, high: IpAddr, change: &mut Change) {
-        let inside: Vec<(IpAddr, Placed)> =
-            self.exact.range(low..=high).map(|(address, at)| (*address, *at)).collect();
-        for (address, at) in inside {
+        let inside: Vec<IpAddr> =
+            self.exact.range(low..=high).map(|(address, _)| *address).collect();
+        for address in inside {
+            let Some(at) = self.exact.get(&address).copied() else { continue };
             let own = self.groups.vector(at.group).to_vec();
             self.place(address, Some(at), &own, self.range_of(address), change);
         }

@@ -61,6 +61,8 @@ pub struct Classes {
     pub(super) groups: Interner,
     /// Addresses that some set holds as such. Each is one use of its group and of its class.
     pub(super) exact: BTreeMap<IpAddr, Placed>,
+    /// The same addresses by group, in no order: each knows its place here.
+    pub(super) members: Vec<Vec<IpAddr>>,
     pub(super) v4: Ranges<u32>,
     pub(super) v6: Ranges<u128>,
 }
@@ -72,12 +74,22 @@ pub(super) struct Slot {
     pub(super) networks: PrefixSet,
     /// The classes that it holds, ascending.
     pub(super) holds: Vec<u32>,
+    /// The groups that it holds, ascending.
+    pub(super) groups: Vec<u32>,
+}
+
+impl Slot {
+    pub(super) fn new(id: PeerSetId, networks: PrefixSet) -> Self {
+        Self { id, networks, holds: Vec::new(), groups: Vec::new() }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placed {
     pub(super) group: u32,
     pub(super) class: u32,
+    /// Its place among the members of the group.
+    pub(super) place: usize,
 }
 
 impl Default for Classes {
@@ -102,6 +114,7 @@ impl Classes {
         let mut refinement = Refinement::new();
         numbered().for_each(|(set, content)| refinement.refine(set, content.addresses.iter()));
         let mut exact = Vec::new();
+        let mut members = Vec::new();
         let mut group_of: HashMap<u32, u32> = HashMap::new();
         let mut class_of: HashMap<(u32, u32), u32> = HashMap::new();
         for (address, node) in refinement.places() {
@@ -117,12 +130,11 @@ impl Classes {
                     let vector = union(groups.vector(group), classes.vector(range));
                     classes.acquire(&vector)
                 });
-            exact.push((address, Placed { group, class }));
+            let place = enlist(&mut members, group, address);
+            exact.push((address, Placed { group, class, place }));
         }
 
-        let slots = sets.iter().map(|(id, content)| {
-            Some(Slot { id: *id, networks: content.networks.clone(), holds: Vec::new() })
-        });
+        let slots = sets.iter().map(|(id, content)| Some(Slot::new(*id, content.networks.clone())));
         let mut built = Self {
             slots: slots.collect(),
             sets: sets.keys().copied().zip(0_u32..).collect(),
@@ -131,6 +143,7 @@ impl Classes {
             classes,
             groups,
             exact: exact.into_iter().collect(),
+            members,
             v4,
             v6,
         };
@@ -202,6 +215,25 @@ impl Classes {
         slot.into_iter().flatten().flat_map(|slot| slot.holds.iter().copied().map(ClassId))
     }
 
+    /// Returns the sets in use, by their numbers.
+    pub fn sets(&self) -> impl Iterator<Item = PeerSetId> + '_ {
+        self.slots.iter().flatten().map(|slot| slot.id)
+    }
+
+    /// Returns the exact addresses of a set, ascending; none if it is not in use.
+    #[must_use]
+    pub fn members(&self, set: PeerSetId) -> Option<Vec<IpAddr>> {
+        let Some(Some(slot)) = self.slots.get(index(*self.sets.get(&set)?)) else { return None };
+        Some(self.members_of(slot))
+    }
+
+    pub(super) fn members_of(&self, slot: &Slot) -> Vec<IpAddr> {
+        let groups = slot.groups.iter().filter_map(|group| self.members.get(index(*group)));
+        let mut members: Vec<IpAddr> = groups.flatten().copied().collect();
+        members.sort_unstable();
+        members
+    }
+
     /// Returns the table of exact addresses: those whose class is not that of their range, ascending.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, ClassId)> + '_ {
         self.exact
@@ -233,30 +265,52 @@ impl Classes {
 
     /// Brings up to date what follows from which classes are in use, and says which were born and which died.
     pub(super) fn turn(&mut self) -> (Vec<ClassId>, Vec<ClassId>) {
-        self.groups.turned();
+        let (born, died) = self.groups.turned();
+        self.hold(&born, &died, |classes| &classes.groups, |slot| &mut slot.groups);
         self.groups.recycle();
         let (born, died) = self.classes.turned();
-        for class in &born {
-            for set in self.classes.vector(*class) {
-                if let Some(Some(slot)) = self.slots.get_mut(index(*set))
-                    && let Err(place) = slot.holds.binary_search(class)
-                {
-                    slot.holds.insert(place, *class);
-                }
-            }
-        }
-        for class in &died {
-            for set in self.classes.vector(*class) {
-                if let Some(Some(slot)) = self.slots.get_mut(index(*set))
-                    && let Ok(place) = slot.holds.binary_search(class)
-                {
-                    slot.holds.remove(place);
-                }
-            }
-        }
+        self.hold(&born, &died, |classes| &classes.classes, |slot| &mut slot.holds);
         let ids = |numbers: Vec<u32>| numbers.into_iter().map(ClassId).collect();
         (ids(born), ids(died))
     }
+
+    /// Tells the sets which vectors they hold that were born or died.
+    fn hold(
+        &mut self,
+        born: &[u32],
+        died: &[u32],
+        vectors: fn(&Self) -> &Interner,
+        holds: fn(&mut Slot) -> &mut Vec<u32>,
+    ) {
+        for (number, is_born) in born
+            .iter()
+            .map(|number| (*number, true))
+            .chain(died.iter().map(|number| (*number, false)))
+        {
+            let vector = vectors(self).vector(number).to_vec();
+            for set in vector {
+                let Some(Some(slot)) = self.slots.get_mut(index(set)) else { continue };
+                let holds = holds(slot);
+                match holds.binary_search(&number) {
+                    Err(place) if is_born => holds.insert(place, number),
+                    Ok(place) if !is_born => {
+                        holds.remove(place);
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Puts an address among the members of a group. Returns its place there.
+pub(super) fn enlist(members: &mut Vec<Vec<IpAddr>>, group: u32, address: IpAddr) -> usize {
+    if members.len() <= index(group) {
+        members.resize(index(group) + 1, Vec::new());
+    }
+    let Some(members) = members.get_mut(index(group)) else { return 0 };
+    members.push(address);
+    members.len() - 1
 }
 
 fn range_class(v4: &Ranges<u32>, v6: &Ranges<u128>, address: IpAddr) -> u32 {

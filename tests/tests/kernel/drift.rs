@@ -16,95 +16,74 @@ use super::world::{OWN, Temper, World};
 
 /// What somebody does, and how, as a shell script in the node's namespace. It fails if there is nothing to do it to, or
 /// it is not allowed.
-pub(super) type Vandal = (&'static str, &'static str, Heard);
-
-/// When a backend must hear of it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Heard {
-    /// Within two seconds.
-    AtOnce,
-    /// The kernel does not tell of it: when the backend looks again by itself.
-    Late,
-}
-use Heard::{AtOnce, Late};
+pub(super) type Vandal = (&'static str, &'static str);
 
 /// With nft.
 pub(super) const NFT: &[Vandal] = &[
-    ("deletes the table", "nft delete table inet netpol", AtOnce),
-    ("flushes the table", "nft flush table inet netpol", AtOnce),
-    ("flushes everything", "nft flush ruleset", AtOnce),
-    ("lets everything pass", "nft insert rule inet netpol forward accept", AtOnce),
+    ("deletes the table", "nft delete table inet netpol"),
+    ("flushes the table", "nft flush table inet netpol"),
+    ("flushes everything", "nft flush ruleset"),
+    ("lets everything pass", "nft insert rule inet netpol forward accept"),
     (
         "empties a chain of a pod",
         "c=$(nft list table inet netpol | sed -n 's/^\tchain \\([a-z]*-4-[^ ]*\\) {/\\1/p' | tail -1); [ \"$c\" ] && nft flush chain inet netpol $c",
-        AtOnce,
     ),
     (
         "empties a set",
         "for s in $(nft -t list table inet netpol | sed -n 's/^\tset \\(s[0-9a-f-]*-4\\) {/\\1/p'); do \
          nft list set inet netpol $s | grep -q elements && nft flush set inet netpol $s && exit 0; done; exit 1",
-        AtOnce,
     ),
 ];
 
 /// With iptables of either variant, and ipset.
 pub(super) const IPTABLES_NFT: &[Vandal] = &[
-    ("flushes FORWARD", "iptables-nft -F FORWARD", AtOnce),
-    ("flushes FORWARD of IPv6", "ip6tables-nft -F FORWARD", AtOnce),
+    ("flushes FORWARD", "iptables-nft -F FORWARD"),
+    ("flushes FORWARD of IPv6", "ip6tables-nft -F FORWARD"),
     (
         "empties a chain",
         "c=$(iptables-nft -S | sed -n 's/^-N \\(NETPOL[^ ]*\\)/\\1/p' | tail -1); [ \"$c\" ] && iptables-nft -F $c",
-        AtOnce,
     ),
     (
         "lets everything pass",
         "c=$(iptables-nft -S | sed -n 's/^-N \\(NETPOL[^ ]*\\)/\\1/p' | head -1); [ \"$c\" ] && iptables-nft -I $c -j ACCEPT",
-        AtOnce,
     ),
-    ("takes everything", "iptables-nft -F && iptables-nft -X", AtOnce),
+    ("takes everything", "iptables-nft -F && iptables-nft -X"),
     (
         "empties a set",
         "for s in $(ipset list -n); do ipset list $s | grep -q '^10\\.' && ipset flush $s && exit 0; done; exit 1",
-        AtOnce,
     ),
     (
         "adds to a set",
         "for s in $(ipset list -n); do ipset list $s | grep -q '^10\\.' && ipset add $s 10.0.0.250 && exit 0; done; exit 1",
-        AtOnce,
     ),
 ];
 pub(super) const IPTABLES_LEGACY: &[Vandal] = &[
-    ("flushes FORWARD", "iptables-legacy -F FORWARD", AtOnce),
-    ("flushes FORWARD of IPv6", "ip6tables-legacy -F FORWARD", AtOnce),
+    ("flushes FORWARD", "iptables-legacy -F FORWARD"),
+    ("flushes FORWARD of IPv6", "ip6tables-legacy -F FORWARD"),
     (
         "empties a chain",
         "c=$(iptables-legacy -S | sed -n 's/^-N \\(NETPOL[^ ]*\\)/\\1/p' | tail -1); [ \"$c\" ] && iptables-legacy -F $c",
-        AtOnce,
     ),
     (
         "lets everything pass",
         "c=$(iptables-legacy -S | sed -n 's/^-N \\(NETPOL[^ ]*\\)/\\1/p' | head -1); [ \"$c\" ] && iptables-legacy -I $c -j ACCEPT",
-        AtOnce,
     ),
-    ("takes everything", "iptables-legacy -F && iptables-legacy -X", AtOnce),
+    ("takes everything", "iptables-legacy -F && iptables-legacy -X"),
     (
         "empties a set",
         "for s in $(ipset list -n); do ipset list $s | grep -q '^10\\.' && ipset flush $s && exit 0; done; exit 1",
-        AtOnce,
     ),
 ];
 /// With bpftool, on what is pinned, and with nft on the table that has connections tracked.
 pub(super) const EBPF: &[Vandal] = &[
-    ("stops connection tracking", "nft delete table inet netpol-ebpf", Late),
+    ("stops connection tracking", "nft delete table inet netpol-ebpf"),
     (
         "takes a hook off",
         "for f in $(find $PINS -type f); do bpftool link detach pinned $f && exit 0; done; exit 1",
-        AtOnce,
     ),
     (
         "takes every hook off",
         "n=1; for f in $(find $PINS -type f); do bpftool link detach pinned $f && n=0; done; exit $n",
-        AtOnce,
     ),
 ];
 
@@ -125,7 +104,7 @@ pub(super) fn is_made_good(new: Surviving, pins: bool, name: &str, vandals: &[Va
     crowd.settle(OWN.map(|own| own.parse().unwrap()).into(), World::pod_addresses()).unwrap();
     let mut dataplane = new(&directory);
     let (mut done, mut found) = (0, 0);
-    for (what, script, heard) in vandals {
+    for (what, script) in vandals {
         world.change();
         let (flows, verdicts) = (world.flows.clone(), world.oracle());
         let history = History::new(verdicts.clone());
@@ -156,7 +135,7 @@ pub(super) fn is_made_good(new: Surviving, pins: bool, name: &str, vandals: &[Va
                 return;
             }
             let begun = Instant::now();
-            while *heard == AtOnce && !dataplane.may_have_drifted().unwrap() {
+            while !dataplane.may_have_drifted().unwrap() {
                 assert!(begun.elapsed() < Duration::from_secs(2), "{what}: nobody heard of it");
                 thread::sleep(Duration::from_millis(5));
             }
