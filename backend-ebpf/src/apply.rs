@@ -254,11 +254,19 @@ impl Dataplane for EbpfDataplane {
     /// Changes rows of the maps in force, and switches to them in one step. What they have no room for is loaded beside
     /// them.
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
-        if self.updates == Updates::InPlace
-            && matches!(self.front_end, FrontEnd::Netfilter)
-            && let Some(attached) = self.namespaces.get_mut(&namespace()?)
-            && attached.update(delta).is_ok()
-        {
+        let namespace = namespace()?;
+        let is_made = self.updates == Updates::InPlace
+            && match &self.front_end {
+                FrontEnd::Netfilter => self
+                    .namespaces
+                    .get_mut(&namespace)
+                    .is_some_and(|attached| attached.update(delta).is_ok()),
+                FrontEnd::Tc(tc) => self
+                    .interfaces
+                    .get_mut(&namespace)
+                    .is_some_and(|attached| attached.update(tc, delta)),
+            };
+        if is_made {
             return Ok(Updated::ByDelta);
         }
         self.sync(ruleset).map(|()| Updated::BySync)

@@ -87,6 +87,12 @@ pub(super) const EBPF: &[Vandal] = &[
     ),
 ];
 
+/// The same, where it is links at interfaces and no connections are tracked by others.
+pub(super) const EBPF_TC: &[Vandal] = {
+    let [_, one, every] = EBPF else { panic!("three of them") };
+    &[*one, *every]
+};
+
 pub(super) fn is_made_good(new: Surviving, pins: bool, name: &str, vandals: &[Vandal]) {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("drift-{name}-{}", std::process::id()));

@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use netpol_conformance::exam::Exam;
 use netpol_conformance::netlab::End;
 use netpol_core::ir::Settings;
-use netpol_core::model::ObjectRef;
+use netpol_core::model::{ObjectRef, Protocol};
+use netpol_ebpf::Service;
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 use super::Backend;
@@ -42,6 +43,17 @@ table inet services {
     ip6 saddr fd00::1:1 ip6 daddr fd00::1:1 snat ip6 to fd01::1
   }
 }";
+
+/// The same, for who must be told.
+pub(super) fn services() -> Vec<Service> {
+    let service = |from: &str, to: &str| Service {
+        address: from.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        port: 80,
+        backends: vec![(to.parse().unwrap(), 8080)],
+    };
+    vec![service("10.96.0.1", "10.0.1.1"), service("fd96::1", "fd00::1:1")]
+}
 
 pub(super) fn holds(backend: Backend) {
     let cluster = read_str("hairpin.yaml", OBJECTS, &ReadOptions::default()).unwrap().cluster;

@@ -23,6 +23,7 @@ mod traffic;
 mod world;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
@@ -33,7 +34,7 @@ use netpol_conformance::netlab::{Availability, Privilege, did_not_run, kernel_te
 use netpol_core::backend::Dataplane;
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
-use netpol_ebpf::{EbpfDataplane, Kernel};
+use netpol_ebpf::{EbpfDataplane, FrontEnd, Kernel, Tc, Times};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
@@ -168,6 +169,20 @@ exam!(
     vandals: drift::EBPF
 );
 exam!(
+    ebpf_tc,
+    tc(Times::default()),
+    bpf_test,
+    Offers { strict: true },
+    packets: 20_000,
+    changes: Amount { updates: 500, syncs: 100, seconds: 10 },
+    under_load: tc(Times { unanswered: Duration::from_secs(3), opening: Duration::from_secs(3), ..Times::default() }),
+    survives: |pins| Box::new(tc(Times::default()).pinned(pins.join("netpol-tc"))),
+    pins: true,
+    kills: 10,
+    treats: Some(|established| Box::new(tc(Times::default()).with_established(established))),
+    vandals: drift::EBPF_TC
+);
+exam!(
     nft,
     NftDataplane::new(),
     kernel_test,
@@ -226,6 +241,14 @@ fn offered<T>(what: Option<T>, holds: impl FnOnce(T)) {
 fn ebpf() -> EbpfDataplane {
     static KERNEL: OnceLock<Kernel> = OnceLock::new();
     EbpfDataplane::default().with_kernel(*KERNEL.get_or_init(|| Kernel::probe().unwrap()))
+}
+
+/// The same at the interfaces of pods. Probes of protocols without ports have nothing that tells one from another; so a
+/// connection of theirs is forgotten before the next one, which may go the other way, is probed.
+fn tc(times: Times) -> EbpfDataplane {
+    let times = Times { bare: Duration::from_millis(1), ..times };
+    let tc = Tc { times, services: hairpin::services(), ..Tc::default() };
+    EbpfDataplane::default().with_front_end(FrontEnd::Tc(tc))
 }
 
 /// Runs a test that needs bpf(2) besides a lab. The kernel gives it to root of the first user namespace only.

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use netpol_core::backend::{Denials, Difference, Drift, SyncError};
-use netpol_core::ir::Ruleset;
+use netpol_core::engine::{Delta, EndpointChange};
+use netpol_core::ir::{Endpoint, Ruleset};
 
 use super::super::attached::{
     MOST_DENIALS, SLOT_NUMBER, SLOT_SHAPE, UNHEARD, pin_refused, slot_refused,
@@ -329,6 +330,24 @@ impl AtInterfaces {
         self.lost = lost;
         self.detach_others(&wanted, pins)?;
         self.complain()
+    }
+
+    /// Makes a change to the maps in force, if it is one of policies and peers alone, and says whether it did: interfaces
+    /// are looked for by [`switch`](Self::switch), and what stands behind Services is written by it.
+    pub(crate) fn update(&mut self, tc: &Tc, delta: &Delta) -> bool {
+        let stays = |change: &EndpointChange| {
+            let addresses = |endpoint: &Option<Arc<Endpoint>>| {
+                endpoint.as_ref().map(|endpoint| endpoint.addresses.clone())
+            };
+            change.before.is_some() && addresses(&change.before) == addresses(&change.after)
+        };
+        self.lost.is_empty()
+            && tc.services.is_empty()
+            && self.surroundings.services.is_empty()
+            && self.surroundings.times == tc.times
+            && delta.switch.nodes.is_empty()
+            && delta.switch.endpoints.iter().all(stays)
+            && self.live.update(delta).is_ok()
     }
 
     /// Says which pods are not protected.

@@ -1,0 +1,312 @@
+//! The front end at interfaces, attached: by links and by filters, to pods that come, go or cannot be found, and behind
+//! destination NAT.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
+
+extern crate alloc;
+
+#[path = "support/bpf.rs"]
+mod bpf;
+
+use core::error::Error as _;
+use core::net::{IpAddr, SocketAddr};
+use core::num::NonZeroU16;
+use core::time::Duration;
+use std::fs;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use netpol_conformance::netlab::{
+    End, Lab, Observation, Plan, PlannedNode, PlannedPod, Probe, Traffic, bpf_file_system,
+};
+use netpol_core::backend::{Dataplane as _, SyncError};
+use netpol_core::compile::{Options, compile};
+use netpol_core::ir::{Ruleset, Scope};
+use netpol_core::model::{ObjectRef, Protocol};
+use netpol_ebpf::{Attach, EbpfDataplane, FrontEnd, Service, Tc};
+use netpol_k8s::manifest::{ReadOptions, read_str};
+
+/// Pods `a`, `b` and `c` on one node.
+fn lab() -> Lab {
+    let pod = |name, number: u8| PlannedPod {
+        pod: ObjectRef::new("x", name),
+        node: "node".into(),
+        addresses: vec![
+            format!("10.1.0.{number}").parse().unwrap(),
+            format!("fd00::{number}").parse().unwrap(),
+        ],
+    };
+    let node = PlannedNode { name: "node".into(), addresses: vec!["192.168.7.1".parse().unwrap()] };
+    Lab::build(&Plan {
+        nodes: vec![node],
+        pods: vec![pod("a", 1), pod("b", 2), pod("c", 3)],
+        ..Plan::default()
+    })
+    .unwrap()
+}
+
+/// `b` takes TCP 80 from `a` and `c`; `c` sends to `b`, TCP 80. These pods there are, at 10.1.0 and their number.
+fn ruleset(pods: &[(&str, u8)]) -> Ruleset {
+    let pods = pods.iter().map(|(name, number)| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{namespace: x, name: {name}, labels: {{app: {name}}}}}, \
+             spec: {{nodeName: node, containers: [{{name: c, image: i}}]}}, \
+             status: {{podIPs: [{{ip: 10.1.0.{number}}}, {{ip: 'fd00::{number}'}}]}}}}\n"
+        )
+    });
+    let text = format!(
+        "{{apiVersion: v1, kind: Namespace, metadata: {{name: x}}}}\n{}---
+{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{namespace: x, name: b}}, spec: {{podSelector: {{matchLabels: {{app: b}}}}, ingress: [{{ports: [{{port: 80}}]}}]}}}}
+---
+{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{namespace: x, name: c}}, spec: {{podSelector: {{matchLabels: {{app: c}}}}, policyTypes: [Egress], egress: [{{to: [{{podSelector: {{matchLabels: {{app: b}}}}}}], ports: [{{port: 80}}]}}]}}}}
+",
+        pods.collect::<String>()
+    );
+    let cluster =
+        read_str("p.yaml", &text, &ReadOptions::default()).expect("good manifests").cluster;
+    let options = Options { scope: Scope::Node("node".into()), ..Options::default() };
+    compile(&cluster, &options).ruleset
+}
+
+const ALL: [(&str, u8); 3] = [("a", 1), ("b", 2), ("c", 3)];
+
+fn dataplane(attach: Attach, pins: &Path) -> EbpfDataplane {
+    let tc = Tc { attach, ..Tc::default() };
+    EbpfDataplane::default().with_front_end(FrontEnd::Tc(tc)).pinned(pins.join("netpol"))
+}
+
+fn pins(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("attached-{name}-{}", std::process::id()));
+    bpf_file_system(&directory).unwrap();
+    directory
+}
+
+/// Returns what becomes of connections from `a` to `b`, both families: to the open port, and to a closed one.
+fn asked(lab: &Lab) -> [bool; 2] {
+    [80, 81].map(|port| {
+        let probes = ["10.1.0.2", "fd00::2"].map(|to| Probe {
+            from: End::Pod(ObjectRef::new("x", "a")),
+            to: to.parse().unwrap(),
+            traffic: Traffic::Tcp(NonZeroU16::new(port).unwrap()),
+        });
+        let seen = lab.probe(&probes).unwrap();
+        assert!(seen.windows(2).all(|pair| pair.first() == pair.last()), "{port}: {seen:?}");
+        seen.first() == Some(&Observation::Passed)
+    })
+}
+
+const ENFORCED: [bool; 2] = [true, false];
+const OPEN: [bool; 2] = [true, true];
+
+/// Runs a shell command in the node and returns what it prints.
+fn shell(lab: &Lab, script: &str) -> String {
+    let output = lab.in_node("node", || Command::new("sh").args(["-c", script]).output().unwrap());
+    let output = output.unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn links_and_filters_enforce_outlive_their_process_and_are_taken_off() {
+    bpf::kernel_test("links and filters", || {
+        for attach in [Attach::Tcx, Attach::Clsact] {
+            let directory = pins(&format!("{attach:?}"));
+            let lab = lab();
+            let filters = || {
+                shell(
+                    &lab,
+                    "for i in 10 11 12; do tc filter show dev p$i ingress; tc filter show dev p$i egress; done",
+                )
+            };
+            let count = || filters().matches("direct-action").count();
+            let in_node = |work: &mut (dyn FnMut() + Send)| lab.in_node("node", work).unwrap();
+            assert_eq!(asked(&lab), OPEN);
+            in_node(&mut || dataplane(attach, &directory).sync(&ruleset(&ALL)).unwrap());
+            assert_eq!(asked(&lab), ENFORCED, "{attach:?}, without the process that did it");
+            let six = if attach == Attach::Clsact { 6 } else { 0 };
+            assert_eq!(count(), six, "{attach:?}\n{}", filters());
+            let mut heir = dataplane(attach, &directory);
+            in_node(&mut || {
+                heir.sync(&ruleset(&ALL)).unwrap();
+                assert_eq!(heir.verify(&ruleset(&ALL)).unwrap(), [], "{attach:?}");
+                assert!(!heir.may_have_drifted().unwrap());
+            });
+            assert_eq!(count(), six, "{attach:?}: taken over, not doubled\n{}", filters());
+            if attach == Attach::Clsact {
+                // Where the programs cannot be taken over, others are added before they are taken off.
+                for name in ["from", "to"] {
+                    fs::read_dir(directory.join("netpol")).unwrap().for_each(|entry| {
+                        fs::remove_file(entry.unwrap().path().join(name)).unwrap();
+                    });
+                }
+                in_node(&mut || dataplane(attach, &directory).sync(&ruleset(&ALL)).unwrap());
+                assert_eq!(count(), six, "{}", filters());
+                assert_eq!(asked(&lab), ENFORCED);
+                in_node(&mut || {
+                    // Somebody takes one off: it is missed, and put back.
+                    let taken =
+                        Command::new("tc").args(["filter", "del", "dev", "p11", "egress"]).status();
+                    assert!(taken.unwrap().success());
+                    let mut other = dataplane(attach, &directory);
+                    other.sync(&ruleset(&ALL)).unwrap();
+                });
+                assert_eq!((count(), asked(&lab)), (six, ENFORCED), "{}", filters());
+            }
+            in_node(&mut || {
+                heir.remove().unwrap();
+                heir.remove().unwrap();
+            });
+            assert_eq!((count(), asked(&lab)), (0, OPEN), "{attach:?}");
+            assert_eq!(fs::read_dir(directory.join("netpol")).unwrap().count(), 0);
+        }
+    });
+}
+
+#[test]
+fn without_pins_links_end_with_their_owner_and_filters_are_refused() {
+    bpf::kernel_test("no pins", || {
+        let lab = lab();
+        let with = |attach| {
+            EbpfDataplane::default().with_front_end(FrontEnd::Tc(Tc { attach, ..Tc::default() }))
+        };
+        lab.in_node("node", || {
+            let refused = with(Attach::Clsact).sync(&ruleset(&ALL)).unwrap_err();
+            let cause = refused.source().unwrap().to_string();
+            assert!(cause.contains("need a directory for pins"), "{refused}: {cause}");
+        })
+        .unwrap();
+        let mut dataplane = with(Attach::Auto);
+        lab.in_node("node", || dataplane.sync(&ruleset(&ALL)).unwrap()).unwrap();
+        assert_eq!(asked(&lab), ENFORCED);
+        drop(dataplane);
+        assert_eq!(asked(&lab), OPEN);
+    });
+}
+
+#[test]
+fn a_pod_without_an_interface_is_named_and_all_others_are_protected() {
+    bpf::kernel_test("no interface", || {
+        let lab = lab();
+        let mut dataplane = EbpfDataplane::default().with_front_end(FrontEnd::Tc(Tc::default()));
+        let pods = ruleset(&[("a", 1), ("b", 2), ("c", 3), ("lost", 9)]);
+        lab.in_node("node", || {
+            let error = dataplane.sync(&pods).unwrap_err();
+            let SyncError::Missing { what, .. } = &error else { panic!("{error}") };
+            for word in ["x/lost", "10.1.0.9"] {
+                assert!(what.contains(word), "{what}");
+            }
+            assert!(!what.contains("x/a"), "{what}");
+            let drifts = dataplane.verify(&pods).unwrap();
+            assert!(drifts.iter().any(|drift| drift.object.contains("x/lost")), "{drifts:?}");
+            assert!(dataplane.may_have_drifted().unwrap());
+        })
+        .unwrap();
+        assert_eq!(asked(&lab), ENFORCED);
+        lab.in_node("node", || dataplane.sync(&ruleset(&ALL)).unwrap()).unwrap();
+    });
+}
+
+#[test]
+fn pods_that_come_are_attached_and_what_is_gone_is_collected() {
+    bpf::kernel_test("pods come and go", || {
+        let directory = pins("pods");
+        let lab = lab();
+        let mut dataplane = dataplane(Attach::Tcx, &directory);
+        let names = || {
+            let directories = fs::read_dir(directory.join("netpol")).unwrap();
+            let entries =
+                directories.flat_map(|entry| fs::read_dir(entry.unwrap().path()).unwrap());
+            let mut names: Vec<String> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name.starts_with("tcx-"))
+                .collect();
+            names.sort();
+            names
+        };
+        let mut sync = |pods: &[(&str, u8)]| {
+            lab.in_node("node", || dataplane.sync(&ruleset(pods)).unwrap()).unwrap();
+        };
+        sync(&[("a", 1)]);
+        assert_eq!(asked(&lab), OPEN);
+        assert_eq!(names(), ["tcx-10-from", "tcx-10-to"]);
+        sync(&ALL);
+        assert_eq!(asked(&lab), ENFORCED);
+        assert_eq!(names().len(), 6);
+        shell(&lab, "ip link del p12");
+        sync(&[("a", 1), ("b", 2)]);
+        assert_eq!(names(), ["tcx-10-from", "tcx-10-to", "tcx-11-from", "tcx-11-to"]);
+        assert_eq!(asked(&lab), ENFORCED);
+        lab.in_node("node", || dataplane.remove().unwrap()).unwrap();
+    });
+}
+
+const SERVICES: &str = "
+table inet services {
+  chain in {
+    type nat hook prerouting priority dstnat;
+    ip daddr 10.96.0.1 tcp dport 800 dnat ip to 10.1.0.2:80
+    ip daddr 10.96.0.2 tcp dport 800 dnat ip to 10.1.0.1:80
+    ip daddr 192.168.7.1 tcp dport 30080 dnat ip to 10.1.0.1:80
+    ip6 daddr fd96::1 tcp dport 800 dnat ip6 to [fd00::2]:80
+  }
+}";
+
+#[test]
+fn services_behind_real_nat_are_judged_by_what_stands_behind_them() {
+    bpf::kernel_test("Services", || {
+        let lab = lab();
+        let service = |from: &str, port, to: &str| Service {
+            address: from.parse().unwrap(),
+            protocol: Protocol::Tcp,
+            port,
+            backends: vec![(to.parse().unwrap(), 80)],
+        };
+        let services = vec![
+            service("10.96.0.1", 800, "10.1.0.2"),
+            service("10.96.0.2", 800, "10.1.0.1"),
+            service("192.168.7.1", 30080, "10.1.0.1"),
+            service("fd96::1", 800, "fd00::2"),
+        ];
+        let mut dataplane = EbpfDataplane::default().with_front_end(FrontEnd::Tc(Tc::default()));
+        lab.in_node("node", || {
+            let mut nft =
+                Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+            nft.stdin.take().unwrap().write_all(SERVICES.as_bytes()).unwrap();
+            assert!(nft.wait().unwrap().success());
+        })
+        .unwrap();
+        let pod = |name| End::Pod(ObjectRef::new("x", name));
+        let listeners = ["10.1.0.1", "10.1.0.2", "fd00::2"].map(|address| {
+            let end = pod(if address.ends_with('2') { "b" } else { "a" });
+            let at = SocketAddr::new(address.parse::<IpAddr>().unwrap(), 80);
+            lab.in_end(&end, || TcpListener::bind(at).unwrap()).unwrap()
+        });
+        let connects = |to: &str, port, expected: bool| {
+            let to = SocketAddr::new(to.parse().unwrap(), port);
+            let patience = Duration::from_millis(if expected { 5000 } else { 1200 });
+            let connect = move || TcpStream::connect_timeout(&to, patience).is_ok();
+            assert_eq!(lab.in_end(&pod("c"), connect).unwrap(), expected, "c to {to}");
+        };
+        for (to, port) in [("10.96.0.1", 800), ("10.96.0.2", 800), ("192.168.7.1", 30080)] {
+            connects(to, port, true);
+        }
+        let mut sync = |services| {
+            dataplane.set_services(services);
+            lab.in_node("node", || dataplane.sync(&ruleset(&ALL)).unwrap()).unwrap();
+        };
+        sync(Vec::new());
+        connects("10.1.0.2", 80, true);
+        connects("10.1.0.1", 80, false);
+        // Nobody said that it is a Service.
+        connects("10.96.0.1", 800, false);
+        sync(services);
+        connects("10.96.0.1", 800, true);
+        connects("fd96::1", 800, true);
+        connects("10.96.0.2", 800, false);
+        // `a` behind a port of the own node, which is no way around (DEC-01).
+        connects("192.168.7.1", 30080, false);
+        drop(listeners);
+    });
+}
