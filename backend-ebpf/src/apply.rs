@@ -23,8 +23,10 @@ mod program;
 mod rows;
 mod sys;
 mod table;
+mod tc;
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use std::io;
 use std::os::linux::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -37,8 +39,13 @@ use crate::{Ebpf, Established, MapImage};
 use attached::{Attached, Manner, remove_pinned};
 pub use btf::{Kernel, KernelError};
 pub use error::LoadError;
+use live::Live;
 pub use loaded::Loaded;
 use pins::Pins;
+use tc::AtInterfaces;
+pub use tc::{
+    Attach, ByRoute, Interface, InterfaceError, Interfaces, Service, Side, Surroundings, Tc, Times,
+};
 
 /// How a change of the ruleset gets into the kernel.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -52,6 +59,17 @@ pub enum Updates {
     InPlace,
 }
 
+/// Where packets are judged.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum FrontEnd {
+    /// Where the kernel forwards: behind connection tracking and destination NAT, before source NAT.
+    #[default]
+    Netfilter,
+    /// At the interfaces of pods, with a table of connections of our own. See the limits in the crate's documentation.
+    Tc(Tc),
+}
+
 /// The hooks of network namespaces: [`sync`](Dataplane::sync) and [`remove`](Dataplane::remove) speak of the one that
 /// the calling thread is in, and one value can hold several.
 ///
@@ -61,9 +79,11 @@ pub struct EbpfDataplane {
     backend: Ebpf,
     established: Established,
     updates: Updates,
+    front_end: FrontEnd,
     pins: Option<PathBuf>,
     kernel: Option<Kernel>,
     namespaces: BTreeMap<Namespace, Attached>,
+    interfaces: BTreeMap<Namespace, AtInterfaces>,
 }
 
 /// Device and inode of a network namespace. Our hooks keep it alive, so the numbers mean no other one meanwhile.
@@ -77,9 +97,11 @@ impl EbpfDataplane {
             backend,
             established: Established::Recheck,
             updates: Updates::InPlace,
+            front_end: FrontEnd::Netfilter,
             pins: None,
             kernel: None,
             namespaces: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
         }
     }
 
@@ -112,6 +134,22 @@ impl EbpfDataplane {
         self
     }
 
+    /// Says where packets are judged. To be said before the first [`sync`](Dataplane::sync): what another front end put
+    /// into the kernel stays until it is removed by a dataplane with that one.
+    #[must_use]
+    pub fn with_front_end(mut self, front_end: FrontEnd) -> Self {
+        self.front_end = front_end;
+        self
+    }
+
+    /// Says what is translated on the node, from the next [`sync`](Dataplane::sync) or [`update`](Dataplane::update) on.
+    /// Only the front end at interfaces needs to know.
+    pub fn set_services(&mut self, services: Vec<Service>) {
+        if let FrontEnd::Tc(tc) = &mut self.front_end {
+            tc.services = services;
+        }
+    }
+
     fn pins(&self, (_, inode): Namespace) -> Option<Pins> {
         self.pins.as_ref().map(|directory| Pins::new(directory, inode))
     }
@@ -128,7 +166,7 @@ impl EbpfDataplane {
     /// # Errors
     /// If nothing of ours is there, or a map cannot be read.
     pub fn differences(&self, ruleset: &Ruleset) -> Result<Vec<&'static str>, SyncError> {
-        let live = self.here()?.live();
+        let live = self.live()?;
         let mut names = live.differences().map_err(unreadable)?;
         if !live.is_of(ruleset) {
             names.push("ruleset");
@@ -141,11 +179,31 @@ impl EbpfDataplane {
     /// # Errors
     /// If nothing of ours is there.
     pub fn image(&self) -> Result<&MapImage, SyncError> {
-        Ok(self.here()?.live().image())
+        Ok(self.live()?.image())
     }
 
-    fn here(&self) -> Result<&Attached, SyncError> {
-        self.namespaces.get(&namespace()?).ok_or_else(nothing_here)
+    fn live(&self) -> Result<&Live, SyncError> {
+        let namespace = namespace()?;
+        match self.front_end {
+            FrontEnd::Netfilter => self.namespaces.get(&namespace).map(Attached::live),
+            FrontEnd::Tc(_) => self.interfaces.get(&namespace).map(AtInterfaces::live),
+        }
+        .ok_or_else(nothing_here)
+    }
+
+    fn sync_at_interfaces(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
+        let namespace = namespace()?;
+        let pins = self.pins(namespace);
+        let FrontEnd::Tc(tc) = &self.front_end else { return Err(nothing_here()) };
+        let manner = tc::Manner { tc, limits: self.backend.limits, established: self.established };
+        match self.interfaces.entry(namespace) {
+            Entry::Occupied(mut attached) => {
+                attached.get_mut().switch(manner, ruleset, pins.as_ref())
+            }
+            Entry::Vacant(place) => {
+                place.insert(AtInterfaces::new(manner, ruleset, pins.as_ref())?).complain()
+            }
+        }
     }
 
     fn here_mut(&mut self) -> Result<&mut Attached, SyncError> {
@@ -172,6 +230,9 @@ fn namespace() -> Result<Namespace, SyncError> {
 
 impl Dataplane for EbpfDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
+        if let FrontEnd::Tc(_) = self.front_end {
+            return self.sync_at_interfaces(ruleset);
+        }
         let namespace = namespace()?;
         let manner = Manner {
             kernel: self.kernel()?,
@@ -194,6 +255,7 @@ impl Dataplane for EbpfDataplane {
     /// them.
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
         if self.updates == Updates::InPlace
+            && matches!(self.front_end, FrontEnd::Netfilter)
             && let Some(attached) = self.namespaces.get_mut(&namespace()?)
             && attached.update(delta).is_ok()
         {
@@ -203,29 +265,56 @@ impl Dataplane for EbpfDataplane {
     }
 
     fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
+        if let FrontEnd::Tc(tc) = &self.front_end {
+            let attached = self.interfaces.get_mut(&namespace()?).ok_or_else(nothing_here)?;
+            return attached.verify(tc, ruleset).map_err(unreadable);
+        }
         self.here_mut()?.verify(ruleset).map_err(unreadable)
     }
 
     /// The kernel tells of no change to maps. So this looks at the hooks, the slot, the table and the version, some
     /// microseconds' work, and says yes every five minutes for the rows' sake.
     fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
-        match self.namespaces.get(&namespace()?) {
-            None => Ok(true),
-            Some(attached) => attached.may_have_drifted().map_err(unreadable),
+        let namespace = namespace()?;
+        match self.front_end {
+            FrontEnd::Netfilter => self.namespaces.get(&namespace).map(Attached::may_have_drifted),
+            FrontEnd::Tc(_) => self.interfaces.get(&namespace).map(AtInterfaces::may_have_drifted),
         }
+        .unwrap_or(Ok(true))
+        .map_err(unreadable)
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, SyncError> {
-        self.here()?.live().counters().map_err(unreadable)
+        self.live()?.counters().map_err(unreadable)
     }
 
     fn denials(&mut self) -> Result<Denials, SyncError> {
+        if let FrontEnd::Tc(_) = self.front_end {
+            let attached = self.interfaces.get_mut(&namespace()?).ok_or_else(nothing_here)?;
+            return attached.denials().map_err(unreadable);
+        }
         self.here_mut()?.denials().map_err(unreadable)
+    }
+
+    fn atoms(&self) -> Option<usize> {
+        let rows = self.image().ok()?.rows();
+        // A policy's default is a decision too.
+        Some(rows.policies + rows.words + rows.ports)
     }
 
     fn remove(&mut self) -> Result<(), SyncError> {
         let namespace = namespace()?;
         let hooks = |error| SyncError::refused("the hooks", error);
+        if let FrontEnd::Tc(_) = self.front_end {
+            let programs = |error| SyncError::refused("the programs at interfaces", error);
+            if let Some(attached) = self.interfaces.remove(&namespace) {
+                attached.detach().map_err(programs)?;
+            }
+            return match self.pins(namespace) {
+                Some(pins) => tc::remove_pinned(&pins).map_err(programs),
+                None => Ok(()),
+            };
+        }
         if let Some(attached) = self.namespaces.remove(&namespace) {
             attached.detach().map_err(hooks)?;
         }

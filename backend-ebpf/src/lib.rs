@@ -10,7 +10,10 @@ mod lower;
 
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
-pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded, Updates};
+pub use apply::{
+    Attach, ByRoute, EbpfDataplane, FrontEnd, Interface, InterfaceError, Interfaces, Kernel,
+    KernelError, LoadError, Loaded, Service, Side, Surroundings, Tc, Times, Updates,
+};
 pub use image::MapImage;
 pub use lower::{Limits, Lowering, Told, UpdateError};
 

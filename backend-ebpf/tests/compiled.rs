@@ -29,7 +29,7 @@ fn the_compiled_programs_are_what_the_sources_compile_to() {
     }
     let output = Command::new(copy.join("build")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(programs.len(), 2);
+    assert_eq!(programs.len(), 5);
     for program in programs {
         let same =
             fs::read(sources.join(&program)).unwrap() == fs::read(copy.join(&program)).unwrap();

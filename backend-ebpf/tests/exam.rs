@@ -18,18 +18,21 @@ mod bpf;
 mod frame;
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use core::net::IpAddr;
+use core::time::Duration;
 use std::env;
 use std::time::Instant;
 
 use frame::Dress;
+use netpol_conformance::exam::busiest_node;
 use netpol_conformance::generate::{self, Oddities, Random, Shape};
 use netpol_core::backend::Backend as _;
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Flow, Ports, Ruleset, Scope, Transport, Verdict};
 use netpol_core::model::{Cidr, Protocol};
 use netpol_core::net::PrefixSet;
-use netpol_ebpf::image::{Content, Packet};
-use netpol_ebpf::{Ebpf, Kernel, Loaded};
+use netpol_ebpf::image::{Content, Hook, Packet};
+use netpol_ebpf::{Ebpf, Kernel, Loaded, Side, Surroundings, Times};
 
 const DRESSES: [Dress; 7] = [
     Dress::Plain,
@@ -91,13 +94,72 @@ fn everything_passes(ruleset: &Ruleset, edges: &BTreeSet<u16>, flow: &Flow) -> b
 
 #[test]
 fn the_kernel_judges_every_packet_as_the_ruleset_does() {
-    bpf::kernel_test("the packet exam", exam);
+    bpf::kernel_test("the packet exam", || exam(FrontEnd::Netfilter));
 }
 
-fn exam() {
+#[test]
+fn the_kernel_judges_every_packet_at_interfaces_as_the_ruleset_does() {
+    bpf::kernel_test("the packet exam at interfaces", || exam(FrontEnd::Interfaces));
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum FrontEnd {
+    Netfilter,
+    Interfaces,
+}
+
+/// A program, and how it is shown a packet.
+enum Examinee {
+    Netfilter(Loaded),
+    /// With the addresses of the node.
+    Interfaces(Loaded, BTreeSet<IpAddr>),
+}
+
+impl Examinee {
+    fn loaded(&self) -> &Loaded {
+        match self {
+            Self::Netfilter(loaded) | Self::Interfaces(loaded, _) => loaded,
+        }
+    }
+
+    /// Shows a packet wherever it comes by.
+    fn ask(&self, hook: Hook, flow: &Flow, frame: &[u8]) -> Verdict {
+        match self {
+            Self::Netfilter(loaded) => loaded.ask(hook, frame).unwrap(),
+            Self::Interfaces(loaded, own) => {
+                let from = || loaded.ask_at(Side::FromPod, frame).unwrap();
+                let to = |side| loaded.ask_at(side, frame).unwrap();
+                match hook {
+                    // The node itself sends it.
+                    Hook::Forward if own.contains(&flow.source) => to(Side::ToPodByNode),
+                    Hook::Forward if from() == Verdict::Deny => Verdict::Deny,
+                    Hook::Forward => to(Side::ToPod),
+                    Hook::LocalIn => from(),
+                }
+            }
+        }
+    }
+}
+
+/// Nothing that was seen before counts: every packet opens a connection.
+const FORGETFUL: Times = {
+    let now = Duration::ZERO;
+    Times {
+        opening: now,
+        open: now,
+        closing: now,
+        unanswered: now,
+        answered: now,
+        bare: now,
+        fragment: now,
+    }
+};
+
+fn exam(front_end: FrontEnd) {
     let number = |name, default| env::var(name).map_or(default, |text| text.parse().unwrap());
     let (seed, packets) = (number("NETPOL_SEED", 1), number("NETPOL_PACKETS", 20_000));
     let kernel = Kernel::probe().unwrap();
+    eprintln!("the packet exam of {front_end:?}");
     let started = Instant::now();
     let mut asked: BTreeMap<(Dress, bool), [u64; 2]> = BTreeMap::new();
     let (mut total, mut clusters) = (0_u64, 0_u64);
@@ -115,15 +177,29 @@ fn exam() {
             .filter(|_| clusters % 2 == 0)
             .map(|flow| Cidr::host(flow.source))
             .collect();
-        let options = Options {
-            scope: Scope::Cluster,
-            settings: case.settings,
-            pod_ranges: PrefixSet::from_cidrs(&ranges),
+        let node = busiest_node(&case.cluster);
+        let scope = match (front_end, &node) {
+            (FrontEnd::Netfilter, _) => Scope::Cluster,
+            (FrontEnd::Interfaces, None) => continue,
+            (FrontEnd::Interfaces, Some(node)) => Scope::Node(node.clone()),
         };
+        let options =
+            Options { scope, settings: case.settings, pod_ranges: PrefixSet::from_cidrs(&ranges) };
         let ruleset = compile(&case.cluster, &options).ruleset;
         let image = Ebpf::default().lower(&ruleset).unwrap();
-        let loaded = Loaded::load(&kernel, &image).unwrap();
-        assert_eq!(loaded.differences(&image).unwrap(), [""; 0]);
+        let examinee = match front_end {
+            FrontEnd::Netfilter => Examinee::Netfilter(Loaded::load(&kernel, &image).unwrap()),
+            FrontEnd::Interfaces => {
+                let node = node.and_then(|node| case.cluster.nodes.get(&node));
+                let own: BTreeSet<IpAddr> =
+                    node.into_iter().flat_map(|node| node.addresses.iter().copied()).collect();
+                let surroundings =
+                    Surroundings { own: own.clone(), times: FORGETFUL, ..Surroundings::default() };
+                let loaded = Loaded::load_at_interfaces(&image, &surroundings).unwrap();
+                Examinee::Interfaces(loaded, own)
+            }
+        };
+        assert_eq!(examinee.loaded().differences(&image).unwrap(), [""; 0]);
         let edges = edges(&ruleset);
         for flow in &case.flows {
             let Some(hook) = image.hook(flow) else { continue };
@@ -138,7 +214,7 @@ fn exam() {
             for dress in DRESSES {
                 let Some(frame) = frame::frame(flow, dress, &mut random) else { continue };
                 let (expected, content) = expected(&ruleset, &edges, flow, dress);
-                let got = loaded.ask(hook, &frame).unwrap();
+                let got = examinee.ask(hook, flow, &frame);
                 let packet =
                     Packet { hook, source: flow.source, destination: flow.destination, content };
                 let model = image.judge(&packet);

@@ -1,16 +1,24 @@
 //! What a sync costs, beside the restore commands on the same text: `cargo bench -p netpol-iptables --features
-//! kernel-tests`, as root. Works in a network namespace of its own, which ends with the process.
+//! kernel-tests`, as root. Works in a network namespace of its own, which ends with the process. `-- NAME…` measures only
+//! these workloads.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a measurement that is read by people"
 )]
+
+// One workload for whoever talks to netfilter, so that the figures can be compared.
+#[path = "../../backend-nft/benches/control/clusters.rs"]
+#[expect(dead_code, clippy::std_instead_of_core, reason = "as another benchmark needs it")]
+mod clusters;
 
 use core::time::Duration;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use clusters::Size;
 use netpol_conformance::workload::{self, MEDIUM, MINIMAL, Profile};
 use netpol_core::backend::{Backend as _, Dataplane as _, Updated};
 use netpol_core::compile::{Options, compile};
@@ -31,21 +39,66 @@ fn main() {
         println!("NOT RUN: no privilege to make a network namespace");
         return;
     }
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
     for (name, pods, policies, profile) in
         [("MEDIUM", 1000, 1000, MEDIUM), ("MINIMAL", 1000, 1000, MINIMAL)]
     {
-        measure(name, pods, policies, profile);
+        if is_wanted(name) {
+            measure(name, pods, policies, profile);
+        }
+    }
+    if is_wanted("FULL") {
+        full();
     }
 }
 
-fn measure(name: &str, pods: usize, policies: usize, profile: Profile) {
-    let mut cluster = workload::cluster(pods, policies, profile);
-    let (ruleset, options) = busiest(&cluster);
-    let (program, lowering) = best(|| (), || Iptables::default().lower(&ruleset).unwrap());
-    let rules = |family| program.filter(family).chains.values().map(Vec::len).sum::<usize>();
+/// 250 pods of one node × 1,000 policies × 100,000 members.
+fn full() {
+    let size = Size { local: 250, policies: 1_000, rules: 1, groups: 1_000, members: 100 };
+    let mut engine = size.engine();
+    let program = Iptables::default().lower(engine.snapshot()).unwrap();
+    describe("FULL", engine.snapshot(), &program);
+    for variant in [Variant::Nft, Variant::Legacy] {
+        whole(variant, engine.snapshot(), &program);
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        dataplane.sync(engine.snapshot()).unwrap();
+        let (mut times, mut idle) = (Vec::new(), Vec::new());
+        for index in 0..30 {
+            for port in [2000, 1000] {
+                let delta = engine.apply(size.policy(index, port));
+                let update = || dataplane.update(engine.snapshot(), &delta).unwrap();
+                let (how, took) = timed(update);
+                assert_eq!(how, Updated::ByDelta);
+                times.push(took);
+                idle.push(timed(|| load_nothing(variant)).1);
+            }
+        }
+        for (what, times) in
+            [("another port in a policy", times), ("the restore command without a change", idle)]
+        {
+            let (mut whole, mut busy): (Vec<_>, Vec<_>) = times.into_iter().unzip();
+            whole.sort_unstable();
+            busy.sort_unstable();
+            let at = |times: &[Duration], share: usize| times[times.len() * share / 100];
+            println!(
+                "    {what}: best {:.1?}, median {:.1?}; of processors {:.1?} and {:.1?}",
+                at(&whole, 0),
+                at(&whole, 50),
+                at(&busy, 0),
+                at(&busy, 50)
+            );
+        }
+        IptablesDataplane::with_variant(variant).remove().unwrap();
+    }
+}
+
+fn describe(name: &str, ruleset: &Ruleset, program: &RestoreInput) {
+    let rules =
+        |family| program.filter(family).chains.values().map(|rules| rules.len()).sum::<usize>();
     println!(
-        "{name} {pods} pods {policies} policies: {} pods of the node, {} pipelines, {} + {} rules, {} sets, {} members, \
-         lowered in {lowering:?}",
+        "{name}: {} pods of the node, {} pipelines, {} + {} rules, {} sets, {} members",
         ruleset.endpoints().len(),
         ruleset.pipelines().len(),
         rules(Family::V4),
@@ -53,6 +106,84 @@ fn measure(name: &str, pods: usize, policies: usize, profile: Profile) {
         program.sets().iter().len(),
         program.sets().iter().map(|(_, members)| members.len()).sum::<usize>(),
     );
+}
+
+/// What a whole sync costs beside the commands.
+fn whole(variant: Variant, ruleset: &Ruleset, program: &RestoreInput) {
+    let remove = || IptablesDataplane::with_variant(variant).remove().unwrap();
+    let sync = || IptablesDataplane::with_variant(variant).sync(ruleset).unwrap();
+    let mut ratios = Vec::new();
+    let (mut bare, mut full, mut same) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        remove();
+        bare.push(timed(|| restore(variant, program)).1);
+        remove();
+        full.push(timed(sync).1);
+        same.push(timed(sync).1);
+        if let (Some((_, bare)), Some((_, full))) = (bare.last(), full.last()) {
+            ratios.push(full.as_secs_f64() / bare.as_secs_f64());
+        }
+    }
+    remove();
+    ratios.sort_unstable_by(f64::total_cmp);
+    let best = |times: &[(Duration, Duration)]| {
+        let whole = times.iter().map(|(whole, _)| *whole).min().unwrap();
+        (whole, times.iter().map(|(_, busy)| *busy).min().unwrap())
+    };
+    let [bare, full, same] = [bare, full, same].map(|times| best(&times));
+    println!(
+        "  {variant:?}: restore commands {:.0?}, sync {:.0?} ({:.2}), nothing changed {:.0?}; of processors {:.0?}, {:.0?} \
+         (median of the ratios in turn {:.2}), {:.0?}",
+        bare.0,
+        full.0,
+        full.0.as_secs_f64() / bare.0.as_secs_f64(),
+        same.0,
+        bare.1,
+        full.1,
+        ratios[ratios.len() / 2],
+        same.1,
+    );
+}
+
+/// Returns how long it took, and how much of processors' time, in child processes too.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, (Duration, Duration)) {
+    let (begun, before) = (Instant::now(), busy());
+    let done = work();
+    (done, (begun.elapsed(), busy().saturating_sub(before)))
+}
+
+/// Returns the processors' time of this process and of the children that ended.
+fn busy() -> Duration {
+    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].into_iter().map(used_by).sum()
+}
+
+fn used_by(who: libc::c_int) -> Duration {
+    let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills in a structure of plain numbers that lives through the call.
+    #[expect(unsafe_code, reason = "the standard library does not tell")]
+    let usage = unsafe {
+        libc::getrusage(who, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let of = |time: libc::timeval| {
+        let seconds = Duration::from_secs(time.tv_sec.unsigned_abs());
+        seconds + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    of(usage.ru_utime) + of(usage.ru_stime)
+}
+
+/// What one restore command takes that has nothing to do.
+fn load_nothing(variant: Variant) {
+    let command = format!("iptables-{}-restore", variant.as_str());
+    load(&command, &["--noflush"], "*filter\nCOMMIT\n");
+}
+
+fn measure(name: &str, pods: usize, policies: usize, profile: Profile) {
+    let mut cluster = workload::cluster(pods, policies, profile);
+    let (ruleset, options) = busiest(&cluster);
+    let (program, lowering) = best(|| (), || Iptables::default().lower(&ruleset).unwrap());
+    describe(&format!("{name} {pods} pods {policies} policies"), &ruleset, &program);
+    println!("  lowered in {lowering:?}");
     let changed = loop {
         cluster.network_policies.pop_first().unwrap();
         let changed = compile(&cluster, &options).ruleset;
@@ -65,16 +196,10 @@ fn measure(name: &str, pods: usize, policies: usize, profile: Profile) {
         let sync = |ruleset: &Ruleset| {
             IptablesDataplane::with_variant(variant).sync(ruleset).unwrap();
         };
-        let ((), bare) = best(remove, || restore(variant, &program));
-        let ((), full) = best(remove, || sync(&ruleset));
-        let ((), same) = best(|| sync(&ruleset), || sync(&ruleset));
+        whole(variant, &ruleset, &program);
         let ((), change) = best(|| sync(&ruleset), || sync(&changed));
         remove();
-        println!(
-            "  {variant:?}: restore commands {bare:?}, sync {full:?} ({:.2}), nothing changed {same:?}, one policy by sync \
-             {change:?}",
-            full.as_secs_f64() / bare.as_secs_f64(),
-        );
+        println!("    one policy by sync {change:?}");
         updates(variant, pods, policies, profile, &options);
         remove();
     }

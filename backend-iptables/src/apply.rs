@@ -9,6 +9,7 @@
 //! If the second family fails, the first is led back. Changes that are safe in single steps ([`change`]) touch members only.
 
 mod change;
+mod hearing;
 mod held;
 mod next;
 mod observe;
@@ -41,6 +42,7 @@ use crate::netlink::{Commands, Ipset, Kind, Log, grace};
 use crate::restore::{Elements, Name, PREFIX};
 use crate::{Iptables, OwnAddress};
 use change::{Op, Plan};
+use hearing::Hearing;
 use held::{Fill, Held};
 use next::Next;
 use observe::{Observed, Wanted};
@@ -87,6 +89,7 @@ struct Home {
     /// Whether the other variant was found free of ours.
     alone: bool,
     ipset: Ipset,
+    hearing: Hearing,
     log: Option<io::Result<Log>>,
     held: Option<Held>,
     /// Sets that nothing of ours refers to, but the kernel still did.
@@ -172,7 +175,11 @@ impl IptablesDataplane {
 
 impl Dataplane for IptablesDataplane {
     fn sync(&mut self, ruleset: &Ruleset) -> Result<(), SyncError> {
-        self.sync_with(ruleset)
+        self.sync_with(ruleset)?;
+        if let Some(home) = &mut self.home {
+            home.hearing.looks(home.variant, &home.ipset);
+        }
+        Ok(())
     }
 
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
@@ -183,15 +190,18 @@ impl Dataplane for IptablesDataplane {
             // What fails half-way is found out by looking, and made good.
             if let Ok(Some(held)) = home.update(options, held, ruleset, delta) {
                 home.held = Some(held);
+                home.hearing.wrote(home.variant);
                 return Ok(Updated::ByDelta);
             }
         }
-        self.sync_with(ruleset).map(|()| Updated::BySync)
+        self.sync(ruleset).map(|()| Updated::BySync)
     }
 
     fn verify(&mut self, ruleset: &Ruleset) -> Result<Vec<Drift>, SyncError> {
         self.home()?;
         let Self { home: Some(home), options, .. } = self else { return Ok(Vec::new()) };
+        // Before, so that what is changed meanwhile is heard of.
+        home.hearing.looks(home.variant, &home.ipset);
         let there = home.observe()?;
         let memory = match &home.held {
             Some(held) => held.layout.memory.clone(),
@@ -201,6 +211,11 @@ impl Dataplane for IptablesDataplane {
         let mut drift = wanted.drift(&there, home.variant, &home.garbage);
         drift.sort();
         Ok(drift)
+    }
+
+    fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
+        let Home { variant, ipset, hearing, held, .. } = self.home()?;
+        Ok(held.is_none() || hearing.may_have_drifted(*variant, ipset)?)
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, SyncError> {
@@ -258,7 +273,17 @@ impl Home {
         let log = None;
         let garbage = BTreeSet::new();
         let patience = Patience::default();
-        Ok(Self { namespace, variant, patience, alone: false, ipset, log, held: None, garbage })
+        Ok(Self {
+            namespace,
+            variant,
+            patience,
+            alone: false,
+            ipset,
+            hearing: Hearing::new(),
+            log,
+            held: None,
+            garbage,
+        })
     }
 
     fn observe(&self) -> Result<Observed, SyncError> {
@@ -314,34 +339,32 @@ impl Home {
     fn switch(&self, there: &[Chains; 2], wanted: &[Chains; 2]) -> Result<(), SyncError> {
         let [v4, v6] = there;
         let [new_v4, new_v6] = wanted;
-        self.change_both(|family| match family {
-            Family::V4 => [v4.way_to(new_v4), new_v4.way_to(v4)],
-            Family::V6 => [v6.way_to(new_v6), new_v6.way_to(v6)],
-        })
+        let [of_v4, of_v6] = [(v4, new_v4), (v6, new_v6)];
+        let of = |family| if family == Family::V4 { of_v4 } else { of_v6 };
+        let there = |family| of(family).0.way_to(of(family).1);
+        self.change_both(there, |family| of(family).1.way_to(of(family).0))
     }
 
-    /// Has both families changed by a text each, or neither: `texts` are the way there and the way back.
+    /// Has both families changed by a text each, or neither: the way there, or the way back.
     fn change_both(
         &self,
-        texts: impl Fn(Family) -> [Option<String>; 2] + Sync,
+        there: impl Fn(Family) -> Option<String> + Sync,
+        back: impl Fn(Family) -> Option<String>,
     ) -> Result<(), SyncError> {
-        let change = |family, text: &Option<String>| match text {
-            Some(text) => rules::restore(self.variant, family, text, self.patience),
+        let change = |family, text: Option<String>| match text {
+            Some(text) => rules::restore(self.variant, family, &text, self.patience),
             None => Ok(()),
         };
-        let done = both(|family| {
-            let [there, back] = texts(family);
-            (change(family, &there), back)
-        });
-        if done.iter().any(|(done, _)| done.is_err()) {
-            for (family, (done, back)) in FAMILIES.into_iter().zip(&done) {
+        let done = both(|family| change(family, there(family)));
+        if done.iter().any(Result::is_err) {
+            for (family, done) in FAMILIES.into_iter().zip(&done) {
                 if done.is_ok() {
                     // What failed is told; where leading back fails too, the next sync repairs it.
-                    let _ = change(family, back);
+                    let _ = change(family, back(family));
                 }
             }
         }
-        done.into_iter().try_for_each(|(done, _)| done)
+        done.into_iter().collect()
     }
 
     /// Carries out a delta; `None` where a sync must.
@@ -471,10 +494,10 @@ impl Home {
     fn restore(&self, from: &Layout, to: &Layout) -> Result<(), SyncError> {
         let [v4, v6] = &from.filters;
         let [new_v4, new_v6] = &to.filters;
-        self.change_both(|family| match family {
-            Family::V4 => [rules::difference(v4, new_v4), rules::difference(new_v4, v4)],
-            Family::V6 => [rules::difference(v6, new_v6), rules::difference(new_v6, v6)],
-        })
+        let [of_v4, of_v6] = [(v4, new_v4), (v6, new_v6)];
+        let of = |family| if family == Family::V4 { of_v4 } else { of_v6 };
+        let there = |family| rules::difference(of(family).0, of(family).1);
+        self.change_both(there, |family| rules::difference(of(family).1, of(family).0))
     }
 }
 

@@ -206,7 +206,7 @@ fn reached(filter: &mut Filter) -> BTreeSet<Name> {
     let (mut chains, mut sets) = (BTreeSet::new(), BTreeSet::new());
     let mut open: Vec<Name> = Hook::ALL.map(|hook| hook.chain().into()).into();
     while let Some(name) = open.pop() {
-        for rule in filter.chains.get(&name).into_iter().flatten() {
+        for rule in filter.chains.get(&name).map_or(&[][..], |rules| rules) {
             if let Target::Goto(next) | Target::Jump(next) = rule.target()
                 && !chains.contains(next)
             {

@@ -69,8 +69,8 @@ pub(crate) struct Topology {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Filter {
-    /// The chains, by name.
-    pub chains: BTreeMap<Name, Vec<Rule>>,
+    /// The chains, by name. What stays the same from one program to the next is shared.
+    pub chains: BTreeMap<Name, Arc<[Rule]>>,
 }
 
 impl Filter {
@@ -79,11 +79,15 @@ impl Filter {
     pub(crate) fn is_alike(&self, other: &Self) -> bool {
         self.chains.len() == other.chains.len()
             && self.chains.iter().zip(&other.chains).all(|((own, ours), (name, theirs))| {
-                own == name
-                    && ours.len() == theirs.len()
-                    && ours.iter().zip(theirs).all(|(ours, theirs)| ours.is_alike(theirs))
+                own == name && (Arc::ptr_eq(ours, theirs) || are_alike(ours, theirs))
             })
     }
+}
+
+#[cfg(feature = "apply")]
+fn are_alike(ours: &[Rule], theirs: &[Rule]) -> bool {
+    ours.len() == theirs.len()
+        && ours.iter().zip(theirs).all(|(ours, theirs)| ours.is_alike(theirs))
 }
 
 /// A built-in chain that leads into ours by its first rule.

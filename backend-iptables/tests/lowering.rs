@@ -118,10 +118,10 @@ fn a_node_of_many_pipelines_has_few_rules_and_short_chains_whatever_the_policies
     for family in [Family::V4, Family::V6] {
         let chains = &program.filter(family).chains;
         assert!(chains.keys().any(|name| name.starts_with("NETPOL-D-")), "{family}: no search");
-        let rules: usize = chains.values().map(Vec::len).sum();
+        let rules: usize = chains.values().map(|rules| rules.len()).sum();
         assert!(rules < pipelines * 16, "{family}: {rules} rules for {pipelines} pipelines");
         // A leaf of the search is as long as that, and its last rule.
-        let longest = chains.values().map(Vec::len).max().unwrap();
+        let longest = chains.values().map(|rules| rules.len()).max().unwrap();
         assert!(longest <= 16, "{family}: a chain of {longest} rules");
     }
     let everybody: Vec<_> =

@@ -125,11 +125,18 @@ impl NftDataplane {
         Ok(generation)
     }
 
-    /// Has the kernel refuse an operation of the next sync, counted from 0.
+    /// Has the kernel refuse a message of the next call, counted from 0.
     #[cfg(feature = "kernel-tests")]
     #[doc(hidden)]
-    pub const fn refuse(&mut self, operation: usize) {
-        self.fault = Fault::Refuse(operation);
+    pub const fn refuse(&mut self, message: usize) {
+        self.fault = Fault::Refuse(message);
+    }
+
+    /// Has the kernel refuse a message of the next call, and whatever that tries then.
+    #[cfg(feature = "kernel-tests")]
+    #[doc(hidden)]
+    pub const fn refuse_from(&mut self, message: usize) {
+        self.fault = Fault::RefuseFrom(message);
     }
 
     /// Has the next sync end before a transaction, counted from 0, as if the process was killed.
@@ -161,7 +168,7 @@ impl NftDataplane {
                 Err(Failure::Socket(error)) => return Err(in_socket(error)),
                 Err(Failure::Owned(socket)) => return Err(owned(socket)),
                 Err(Failure::CannotOwn) => return Err(cannot_own()),
-                Err(Failure::Refused { object, source }) => {
+                Err(Failure::Refused { object, source, .. }) => {
                     // What was known went with the attempt; the socket is as good as before, and who listens goes on.
                     self.connection = Some(connection);
                     return Err(SyncError::refused(object, source));
@@ -184,12 +191,17 @@ impl Dataplane for NftDataplane {
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
         if let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_here())
         {
-            match connection.update(ruleset, delta, core::mem::take(&mut self.fault)) {
+            let fault = core::mem::take(&mut self.fault);
+            match connection.update(ruleset, delta, fault) {
                 Ok(true) => return Ok(Updated::ByDelta),
                 // Whatever it was: a look will tell, and a sync says what it cannot do.
-                Ok(false) => {}
-                Err(Failure::Socket(_)) => self.connection = None,
-                Err(_) => {}
+                Ok(false) => self.fault = fault,
+                Err(failure) => {
+                    self.fault = fault.again();
+                    if matches!(failure, Failure::Socket(_)) {
+                        self.connection = None;
+                    }
+                }
             }
         }
         self.sync(ruleset).map(|()| Updated::BySync)
@@ -223,7 +235,7 @@ impl Dataplane for NftDataplane {
             }
             .map_err(|failure| match failure {
                 Failure::Socket(error) => in_socket(error),
-                Failure::Refused { object, source } => SyncError::refused(object, source),
+                Failure::Refused { object, source, .. } => SyncError::refused(object, source),
                 Failure::Owned(socket) => owned(socket),
                 Failure::CannotOwn => cannot_own(),
                 Failure::Outdated | Failure::Gone => SyncError::refused("table inet netpol", Busy),
@@ -354,7 +366,8 @@ impl Connection {
         }
         let guard = (number < IMPATIENT).then_some(generation);
         let mut transactions = Transactions::new(&self.socket, guard, fault);
-        lead(&mut transactions, claim, &observed.table, &wanted.table)?;
+        lead(&mut transactions, claim, &observed.table, &wanted.table)
+            .map_err(|failure| failure.measured(&wanted.table))?;
         self.holder = claim.holder(observed.holder);
         self.known = transactions.generation.map(|generation| (generation, wanted));
         Ok(())

@@ -28,7 +28,7 @@ use std::thread;
 
 use listing::Listing;
 use netpol_conformance::events::{Happening, Script};
-use netpol_core::backend::{Backend as _, Dataplane as _, Difference, Drift, Established, Updated};
+use netpol_core::backend::{Backend as _, Dataplane as _, Established, Updated};
 use netpol_core::engine::{Delta, Engine, Event, MemberChange, Switch};
 use netpol_core::ir::{
     Action, Direction, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
@@ -39,6 +39,9 @@ use netpol_core::net::{AddressSet, PrefixSet};
 use netpol_nft::{Nft, NftDataplane, NftOptions};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
+
+/// Tells the process that it is the one without the privilege.
+const CONFINED: &str = "NETPOL_TEST_CONFINED";
 
 /// Moves the calling thread into a network namespace of its own.
 fn enter_fresh_namespace() -> bool {
@@ -242,73 +245,6 @@ fn sync_comes_through_while_others_change_nftables() {
             synced.unwrap();
         });
         assert_in_kernel(rulesets.last().unwrap());
-    });
-}
-
-#[test]
-fn a_refusal_of_any_message_leaves_the_old_rules_in_force_and_names_the_object() {
-    in_namespace(|| {
-        // Small ones: the kernel waits for every processor before it takes a transaction back.
-        let mut rulesets = samples(40);
-        rulesets.sort_by_key(|ruleset| Nft::default().lower(ruleset).unwrap().to_string().len());
-        rulesets.truncate(3);
-        let (mut refusals, mut late) = (0, 0);
-        let mut dataplane = NftDataplane::new();
-        for pair in rulesets.windows(2) {
-            let [old, new] = pair else { unreachable!() };
-            dataplane.sync(old).unwrap();
-            for operation in 0.. {
-                dataplane.refuse(operation);
-                let Err(error) = dataplane.sync(new) else { break };
-                refusals += 1;
-                assert_eq!(
-                    error.to_string(),
-                    "the kernel refused chain `no-such-chain` of table inet netpol"
-                );
-                if !dataplane.verify(old).unwrap().is_empty() {
-                    // Refused while deleting what is out of use: the new rules are in force.
-                    late += 1;
-                    let left = dataplane.verify(new).unwrap();
-                    let unexpected = |drift: &Drift| drift.difference == Difference::Unexpected;
-                    assert!(left.iter().all(unexpected), "{operation}: {left:?}");
-                    dataplane.sync(old).unwrap();
-                }
-            }
-            assert_eq!(dataplane.verify(new).unwrap(), []);
-            assert_in_kernel(new);
-        }
-        assert!(refusals > 80 && late > 0 && late < refusals, "{refusals}, {late} late");
-    });
-}
-
-#[test]
-fn an_update_of_which_any_message_is_refused_ends_as_a_sync() {
-    in_namespace(|| {
-        let (mut refused, mut dataplane) = (0, NftDataplane::new());
-        for seed in 1..4 {
-            let script = Script::new(seed, 30);
-            let mut engine = Engine::new(script.options);
-            for happening in script.happenings {
-                let events = match happening {
-                    Happening::Event(event) => vec![event],
-                    Happening::Batch(events) => events,
-                    Happening::Restart(_) => vec![Event::InSync],
-                };
-                let before = engine.snapshot().clone();
-                let delta = engine.apply_batch(events);
-                for operation in (0..).step_by(3) {
-                    dataplane.sync(&before).unwrap();
-                    dataplane.refuse(operation);
-                    let updated = dataplane.update(engine.snapshot(), &delta).unwrap();
-                    assert_eq!(dataplane.verify(engine.snapshot()).unwrap(), []);
-                    if updated == Updated::ByDelta || operation > 60 {
-                        break;
-                    }
-                    refused += 1;
-                }
-            }
-        }
-        assert!(refused > 50, "only {refused}");
     });
 }
 
@@ -583,5 +519,41 @@ fn a_set_that_is_full_is_made_anew() {
         set.addresses = members(0..5000).addresses;
         NftDataplane::new().sync(&open_to(&set)).unwrap();
         assert_in_kernel(&open_to(&set));
+    });
+}
+
+/// In a user namespace of its own, where nobody may have a long buffer.
+#[test]
+fn confined() {
+    if std::env::var_os(CONFINED).is_none() {
+        return;
+    }
+    let mut dataplane = NftDataplane::new();
+    let [small, larger, large] = [100, 101, 60_000].map(|count| open_to(&members(0..count)));
+    dataplane.sync(&small).unwrap();
+    let error = dataplane.sync(&large).unwrap_err();
+    eprintln!("\n{error}: {}", core::error::Error::source(&error).unwrap());
+    assert_eq!(dataplane.verify(&small).unwrap(), []);
+    dataplane.sync(&larger).unwrap();
+    assert_eq!(dataplane.verify(&larger).unwrap(), []);
+    eprintln!("in force");
+}
+
+#[test]
+fn a_transaction_that_is_longer_than_the_buffer_is_told_with_both_lengths() {
+    in_namespace(|| {
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["confined", "--exact", "--nocapture"])
+            .env(CONFINED, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let line = said.lines().find(|line| line.contains("a transaction of ")).unwrap_or(&said);
+        let words = line.split(' ').map(|word| word.trim_end_matches(','));
+        let numbers: Vec<usize> = words.filter_map(|word| word.parse().ok()).collect();
+        assert!(matches!(numbers[..], [needed, room] if needed > room && room > 100_000), "{line}");
+        assert!(said.contains("in force"), "{said}");
     });
 }

@@ -89,6 +89,12 @@ pub trait Dataplane: Debug {
         Err(not_offered("reporting denied flows"))
     }
 
+    /// Returns how many atoms the ruleset in force became: disjoint decisions by class of addresses, protocol and ports.
+    /// `None` where the backend has rules instead. Asks the kernel nothing.
+    fn atoms(&self) -> Option<usize> {
+        None
+    }
+
     /// Takes everything of ours back out. Idempotent.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::btf::Kernel;
 use super::conntrack;
 use super::error::LoadError;
 use super::live::{Live, Unfit};
-use super::loaded::{Checked, Loaded};
+use super::loaded::{Checked, Loaded, Place};
 use super::pins::Pins;
 use super::program::{NETFILTER, SLOT};
 use super::sys::{self, Map, NetfilterHook, Shape};
@@ -22,11 +22,11 @@ use crate::Established;
 use crate::lower::Limits;
 
 /// The slot: `BPF_MAP_TYPE_PROG_ARRAY` of one program.
-const SLOT_SHAPE: Shape = Shape { kind: 3, key: 4, value: 4, flags: 0 };
+pub(super) const SLOT_SHAPE: Shape = Shape { kind: 3, key: 4, value: 4, flags: 0 };
 /// The number of the slot among the maps of the program's source.
-const SLOT_NUMBER: u8 = 11;
+pub(super) const SLOT_NUMBER: u8 = 11;
 /// The slot's pin.
-const SLOT_PIN: &str = "slot";
+pub(super) const SLOT_PIN: &str = "slot";
 
 /// Where nftables' `filter` is: after connection tracking and destination NAT, before source NAT.
 const PRIORITY: i32 = 0;
@@ -61,10 +61,10 @@ pub(super) struct Manner {
 }
 
 /// After so long, rows may have been changed by others: the kernel does not tell of that.
-const UNHEARD: Duration = Duration::from_secs(300);
+pub(super) const UNHEARD: Duration = Duration::from_secs(300);
 
 /// How many denied packets of rulesets that are gone are kept for whoever asks.
-const MOST_DENIALS: usize = 1024;
+pub(super) const MOST_DENIALS: usize = 1024;
 
 impl Attached {
     /// Hooks a ruleset into the namespace of the calling thread, or takes over the hooks that its pins hold.
@@ -82,7 +82,8 @@ impl Attached {
         })?;
         let Manner { kernel, limits, established, .. } = manner;
         let checked = Checked::create()?;
-        let live = Live::load(&kernel, ruleset, limits, &checked, (1, established))?;
+        let live =
+            Live::load(Place::Netfilter(&kernel, &checked), ruleset, limits, (1, established))?;
         let pinned = |name| match pins {
             None => Ok(None),
             Some(pins) => pins.get(name).map_err(|error| pin_refused(name, error)),
@@ -92,7 +93,7 @@ impl Attached {
             Some(descriptor) => (Map::from_descriptor(descriptor, SLOT_SHAPE), false),
             None => (Map::create("np_slot", SLOT_SHAPE, 1).map_err(slot_refused)?, true),
         };
-        let program = SLOT.load(&kernel, &[(SLOT_NUMBER, slot.descriptor())])?;
+        let program = SLOT.load(NETFILTER, Some(&kernel), &[(SLOT_NUMBER, slot.descriptor())])?;
         let [forward_4, forward_6, local_in_4, local_in_6] = HOOKS.map(|(_, _, name)| pinned(name));
         let links = [forward_4?, forward_6?, local_in_4?, local_in_6?];
         let (denials, looked) = (Denials::default(), Instant::now());
@@ -151,7 +152,8 @@ impl Attached {
         } else {
             let version = self.live.version().wrapping_add(1);
             let version = (version, established);
-            let live = Live::load(&kernel, ruleset, limits, &self.checked, version)?;
+            let place = Place::Netfilter(&kernel, &self.checked);
+            let live = Live::load(place, ruleset, limits, version)?;
             self.point(live.loaded())?;
             let mut before = core::mem::replace(&mut self.live, live);
             // What the old ruleset denied is told all the same, if it can be.
@@ -265,11 +267,11 @@ fn tracking_refused(source: io::Error) -> SyncError {
     SyncError::refused("table inet netpol-ebpf", source)
 }
 
-fn slot_refused(source: io::Error) -> LoadError {
+pub(super) fn slot_refused(source: io::Error) -> LoadError {
     LoadError::Map { map: "slot", rows: 1, source }
 }
 
-fn pin_refused(name: &str, source: io::Error) -> SyncError {
+pub(super) fn pin_refused(name: &str, source: io::Error) -> SyncError {
     SyncError::refused(format!("pin {name}"), source)
 }
 

@@ -170,10 +170,10 @@ fn field(bytes: &[u8], offset: usize) -> Option<u32> {
 }
 
 /// Attributes, one after another.
-struct Message<'a>(&'a mut Vec<u8>);
+pub(super) struct Message<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Message<'_> {
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
+    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -181,7 +181,7 @@ impl Message<'_> {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    fn text(&mut self, kind: u16, text: &str) {
+    pub(super) fn text(&mut self, kind: u16, text: &str) {
         self.attribute(kind, &[text.as_bytes(), &[0]].concat());
     }
 
@@ -190,7 +190,7 @@ impl Message<'_> {
         self.attribute(kind, &number.to_be_bytes());
     }
 
-    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Message<'_>)) {
+    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Message<'_>)) {
         const NESTED: u16 = 1 << 15;
         let mut inner = Vec::new();
         fill(&mut Message(&mut inner));

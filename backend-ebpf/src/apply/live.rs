@@ -8,10 +8,9 @@ use netpol_core::backend::{Counter, Denials, SyncError};
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
-use super::btf::Kernel;
 use super::denied;
 use super::error::LoadError;
-use super::loaded::{Beginning, Checked, Loaded, MOST_REPLACED};
+use super::loaded::{Beginning, Loaded, MOST_REPLACED, Place};
 use super::rows::History;
 use super::sys;
 use crate::Established;
@@ -75,15 +74,14 @@ pub(super) enum Unfit {
 impl Live {
     /// Loads a ruleset. No packet meets it yet.
     pub(super) fn load(
-        kernel: &Kernel,
+        place: Place<'_>,
         ruleset: &Ruleset,
         limits: Limits,
-        checked: &Checked,
         (version, established): (u64, Established),
     ) -> Result<Self, SyncError> {
         let lowering = Lowering::new(ruleset, limits)?;
         let beginning = Beginning { version, established, largest: lowering.largest() };
-        let loaded = Loaded::load_as(kernel, lowering.image(), checked, beginning)?;
+        let loaded = Loaded::load_as(place, lowering.image(), beginning)?;
         let networks = lowering.image().networks.keys().copied().collect();
         Ok(Self {
             lowering,
@@ -124,7 +122,25 @@ impl Live {
             return Err(Unfit::Damaged);
         }
         let delta = self.lowering.delta_to(ruleset).ok_or(Unfit::Lost)?;
-        if delta.is_empty() { Ok(()) } else { self.update(&delta) }
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let before = self.lowering.clone();
+        let outcome = self.update(&delta);
+        if let Err(Unfit::Update(_)) = &outcome {
+            // Nothing was written.
+            self.lowering = before;
+            self.is_lost = false;
+        }
+        outcome
+    }
+
+    /// Returns whether this is the ruleset, and the maps hold it.
+    pub(super) fn holds(&self, ruleset: &Ruleset, established: Established) -> bool {
+        self.established == established
+            && self.is_of(ruleset)
+            // Where the maps cannot be read, they are as good as damaged.
+            && self.differences().is_ok_and(|names| names.is_empty())
     }
 
     /// Returns whether this is what `ruleset` lowers to.

@@ -11,10 +11,11 @@ use super::btf::Kernel;
 use super::error::LoadError;
 use super::hosts::Hosts;
 use super::mapped::{Ring, Version};
-use super::program::JUDGE;
+use super::program::{JUDGE, NETFILTER, TC, TC_JUDGE};
 use super::rows::{self, History};
 use super::sys::{self, Map, Shape};
 use super::table::{ARRAY, MAPPABLE, Seed, Table};
+use super::tc::{Connections, Side, Surroundings, Tables};
 use crate::Established;
 use crate::image::{Hook, MapImage, Rows};
 use crate::lower::{Garbage, Patch};
@@ -61,6 +62,17 @@ pub struct Loaded {
     ring: Ring,
     version: Version,
     program: OwnedFd,
+    /// What only the front end at interfaces looks at.
+    surroundings: Option<Tables>,
+}
+
+/// Where a program is to run, and what it finds there.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// The netfilter front end.
+    Netfilter(&'a Kernel, &'a Checked),
+    /// The front end at interfaces.
+    Interfaces(&'a Connections, &'a Surroundings),
 }
 
 /// What a set of maps begins with.
@@ -85,14 +97,13 @@ impl Loaded {
             established: Established::Keep,
             largest: (largest(pods), largest(policies)),
         };
-        Self::load_as(kernel, image, &Checked::create()?, beginning)
+        Self::load_as(Place::Netfilter(kernel, &Checked::create()?), image, beginning)
     }
 
-    /// Loads an image, to share the notes on connections with those before it.
+    /// Loads an image, to share what is known of connections with those before it.
     pub(super) fn load_as(
-        kernel: &Kernel,
+        place: Place<'_>,
         image: &MapImage,
-        checked: &Checked,
         beginning: Beginning,
     ) -> Result<Self, LoadError> {
         let room = room(image, beginning.largest);
@@ -134,14 +145,24 @@ impl Loaded {
             (HOSTS, hosts.places().map().descriptor()),
             (HOST_ROWS, hosts.rows().descriptor()),
             (WORDS, words.map().descriptor()),
-            (CHECKED, checked.0.descriptor()),
             (COUNTS, counts.descriptor()),
             (DENIED, denied.descriptor()),
             (RATE, rate.descriptor()),
             (STATE, state.descriptor()),
         ]);
-        let program = JUDGE.load(kernel, &descriptors)?;
-        Ok(Self { maps, hosts, words, room, counts, rate, ring, version, program })
+        let (program, surroundings) = match place {
+            Place::Netfilter(kernel, checked) => {
+                descriptors.push((CHECKED, checked.0.descriptor()));
+                (JUDGE.load(NETFILTER, Some(kernel), &descriptors)?, None)
+            }
+            Place::Interfaces(connections, surroundings) => {
+                let tables = Tables::create(surroundings, image)?;
+                descriptors.extend(connections.descriptors());
+                descriptors.extend(tables.descriptors());
+                (TC_JUDGE.load(TC, None, &descriptors)?, Some(tables))
+            }
+        };
+        Ok(Self { maps, hosts, words, room, counts, rate, ring, version, program, surroundings })
     }
 
     pub(super) fn program(&self) -> BorrowedFd<'_> {
@@ -259,6 +280,44 @@ impl Loaded {
         Ok(Duration::from_nanos(outcome.duration.into()))
     }
 
+    /// Loads an image for the front end at interfaces, with a table of connections of its own.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_at_interfaces(
+        image: &MapImage,
+        surroundings: &Surroundings,
+    ) -> Result<Self, LoadError> {
+        let (connections, _) = Connections::create(None)?;
+        let largest = |last: Option<&u32>| last.copied().unwrap_or(0);
+        let (pods, policies) = (image.pods.keys().next_back(), image.policies.keys().next_back());
+        let beginning = Beginning {
+            version: 1,
+            established: Established::Recheck,
+            largest: (largest(pods), largest(policies)),
+        };
+        Self::load_as(Place::Interfaces(&connections, surroundings), image, beginning)
+    }
+
+    /// Shows a packet to the program of the front end at interfaces, as Ethernet frame, and returns what it does with it.
+    ///
+    /// # Errors
+    /// If the kernel does not run the program.
+    pub fn ask_at(&self, side: Side, frame: &[u8]) -> io::Result<Verdict> {
+        let outcome = sys::test_run(self.program(), frame, &side.context(), 1)?;
+        // TC_ACT_UNSPEC; everything else is no passage, or none for those who come next.
+        Ok(if outcome.returned == u32::MAX { Verdict::Allow } else { Verdict::Deny })
+    }
+
+    /// Shows the same frame to it many times, and returns how long it takes for one.
+    ///
+    /// # Errors
+    /// As for [`ask_at`](Self::ask_at).
+    pub fn time_at(&self, side: Side, frame: &[u8], repeat: u32) -> io::Result<Duration> {
+        let outcome = sys::test_run(self.program(), frame, &side.context(), repeat)?;
+        Ok(Duration::from_nanos(outcome.duration.into()))
+    }
+
     /// Returns the names of the maps whose rows are not those of the image.
     ///
     /// # Errors
@@ -288,6 +347,9 @@ impl Loaded {
             if !table.is_in(map, room, version, garbage)? {
                 names.push(table.name);
             }
+        }
+        if let Some(tables) = &self.surroundings {
+            names.extend(tables.differences()?);
         }
         Ok(names)
     }

@@ -38,6 +38,16 @@ impl Pins {
         gone(fs::remove_file(self.0.join(name)))
     }
 
+    /// Returns the names there are.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string()));
+        names.filter_map(|name| name.map(Result::ok).transpose()).collect()
+    }
+
     /// Takes the directory away, once it is empty.
     pub(super) fn close(&self) -> io::Result<()> {
         gone(fs::remove_dir(&self.0))

@@ -16,6 +16,18 @@ pub(super) const JUDGE: Code =
 pub(super) const SLOT: Code =
     Code { name: "netpol_slot", bytes: include_bytes!("../bpf/slot.bin") };
 
+/// The program of one ruleset at interfaces.
+pub(super) const TC_JUDGE: Code =
+    Code { name: "netpol_judge", bytes: include_bytes!("../bpf/tc-judge.bin") };
+/// What runs for what comes from pods.
+pub(super) const TC_FROM: Code =
+    Code { name: "netpol_from", bytes: include_bytes!("../bpf/tc-from.bin") };
+/// What runs for what goes to pods.
+pub(super) const TC_TO: Code =
+    Code { name: "netpol_to", bytes: include_bytes!("../bpf/tc-to.bin") };
+
+/// `BPF_PROG_TYPE_SCHED_CLS`.
+pub(super) const TC: Kind = Kind { program: 3, attach: 0 };
 /// `BPF_PROG_TYPE_NETFILTER`, `BPF_NETFILTER`.
 pub(super) const NETFILTER: Kind = Kind { program: 32, attach: 45 };
 
@@ -51,19 +63,21 @@ const PSEUDO_FUNCTION: u8 = 2;
 const LAST_WORDS: usize = 1200;
 
 impl Code {
-    /// Loads the program with these maps, each with the number it has in the source.
+    /// Loads the program with these maps, each with the number it has in the source. Only netfilter programs need to
+    /// know the kernel.
     pub(super) fn load(
         self,
-        kernel: &Kernel,
+        kind: Kind,
+        kernel: Option<&Kernel>,
         maps: &[(u8, BorrowedFd<'_>)],
     ) -> Result<OwnedFd, LoadError> {
         let instructions = self.patch(kernel, maps).ok_or(LoadError::Damaged(self.name))?;
-        let refused = match sys::load(self.name, NETFILTER, &instructions, &mut []) {
+        let refused = match sys::load(self.name, kind, &instructions, &mut []) {
             Ok(program) => return Ok(program),
             Err(error) => error,
         };
         let mut log = vec![0; 1 << 20];
-        let _ = sys::load(self.name, NETFILTER, &instructions, &mut log);
+        let _ = sys::load(self.name, kind, &instructions, &mut log);
         let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
         let last = said.get(said.len().saturating_sub(LAST_WORDS)..).unwrap_or_default();
         let verifier = String::from_utf8_lossy(last).trim().to_owned();
@@ -71,7 +85,7 @@ impl Code {
     }
 
     /// Fills in what the numbers stand for; `None` if one is not known, or one of the maps is not used.
-    fn patch(self, kernel: &Kernel, maps: &[(u8, BorrowedFd<'_>)]) -> Option<Vec<u8>> {
+    fn patch(self, kernel: Option<&Kernel>, maps: &[(u8, BorrowedFd<'_>)]) -> Option<Vec<u8>> {
         let mut patched = Vec::with_capacity(self.bytes.len());
         let mut used = vec![false; maps.len()];
         let mut instructions = self.bytes.chunks_exact(8);
@@ -100,10 +114,10 @@ impl Code {
                     }
                 }
                 CALL if low == DYNPTR_FROM_SKB => {
-                    put(&mut patched, code, PSEUDO_FUNCTION << 4, 0, kernel.dynptr_from_skb);
+                    put(&mut patched, code, PSEUDO_FUNCTION << 4, 0, kernel?.dynptr_from_skb);
                 }
                 READ if offset == CONNTRACK => {
-                    put(&mut patched, code, registers, kernel.conntrack, 0);
+                    put(&mut patched, code, registers, kernel?.conntrack, 0);
                 }
                 _ => patched.extend(instruction),
             }

@@ -11,8 +11,8 @@ use crate::image::{Class, MapImage, PodRow, PortRow, PortsId};
 use crate::lower::Garbage;
 
 /// `enum bpf_map_type`.
-const HASH: u32 = 1;
-const ARRAY: u32 = 2;
+pub(super) const HASH: u32 = 1;
+pub(super) const ARRAY: u32 = 2;
 const LPM_TRIE: u32 = 11;
 /// `BPF_F_NO_PREALLOC`, which tries must have.
 const NO_PREALLOC: u32 = 1;
@@ -44,7 +44,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    const fn new(name: &'static str, kind: u32, key: u32, value: u32) -> Self {
+    pub(super) const fn new(name: &'static str, kind: u32, key: u32, value: u32) -> Self {
         let flags = if kind == LPM_TRIE { NO_PREALLOC } else { 0 };
         let shape = Shape { kind, key, value, flags };
         Self { name, shape, is_versioned: false, keys: Vec::new(), values: Vec::new(), rows: 0 }
@@ -54,7 +54,7 @@ impl Table {
         Self { is_versioned: true, ..self }
     }
 
-    fn push(&mut self, key: &[u8], value: &[u8]) {
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) {
         self.keys.extend(key);
         self.values.extend(value);
         self.rows += 1;

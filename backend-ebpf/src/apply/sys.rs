@@ -469,6 +469,30 @@ pub(super) fn hook(program: BorrowedFd<'_>, kind: Kind, at: NetfilterHook) -> io
         .open(Command::LinkCreate)
 }
 
+/// Attaches a program to an interface of the network namespace of the calling thread, before all others there, until
+/// the descriptor is closed.
+pub(super) fn attach(program: BorrowedFd<'_>, attach: u32, interface: u32) -> io::Result<OwnedFd> {
+    /// `BPF_F_BEFORE`, and nothing that it is relative to.
+    const FIRST: u32 = 1 << 3;
+    Argument::new()
+        .descriptor(0, program)
+        .number(4, interface)
+        .number(8, attach)
+        .number(12, FIRST)
+        .open(Command::LinkCreate)
+}
+
+/// Returns the interface that a link is at; 0 if the link is off, or the interface gone.
+pub(super) fn interface_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // `struct bpf_link_info`: kind, number, program, and from 16 on what is of this kind.
+    let mut info = [0; 24];
+    let mut argument =
+        Argument::new().descriptor(0, link).number(4, length(&info)?).write(8, &mut info);
+    argument.call(Command::Info)?;
+    let interface = info.get(16..).and_then(|rest| rest.first_chunk::<4>());
+    Ok(interface.map_or(0, |bytes| u32::from_ne_bytes(*bytes)))
+}
+
 /// Takes a program off its hook, whoever else holds the link.
 pub(super) fn unhook(link: BorrowedFd<'_>) -> io::Result<()> {
     Argument::new().descriptor(0, link).call(Command::LinkDetach).map(drop)
@@ -491,9 +515,18 @@ pub(super) struct Netlink(OwnedFd);
 impl Netlink {
     /// Opens a socket to nfnetlink. Reads give up after five seconds.
     pub(super) fn netfilter() -> io::Result<Self> {
+        Self::open(libc::NETLINK_NETFILTER)
+    }
+
+    /// Opens a socket to rtnetlink, likewise.
+    pub(super) fn route() -> io::Result<Self> {
+        Self::open(libc::NETLINK_ROUTE)
+    }
+
+    fn open(protocol: libc::c_int) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: takes no pointers.
-        let descriptor = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) };
+        let descriptor = unsafe { libc::socket(libc::AF_NETLINK, kind, protocol) };
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -28,12 +28,28 @@
 #define SLOT MAP("0x6e706d617000000b")
 #define HOST_ROWS MAP("0x6e706d6170000020")
 
+/* Those of the front end at interfaces. */
+#define FLOWS MAP("0x6e706d6170000030")
+#define FRAGMENTS MAP("0x6e706d6170000031")
+#define OWN MAP("0x6e706d6170000032")
+#define SERVICES MAP("0x6e706d6170000033")
+#define ALONE MAP("0x6e706d6170000034")
+#define WORK MAP("0x6e706d6170000036")
+
 /* The one value of the map of this number, which the program reads without a look-up. */
 #define STATE                                                                                \
 	({                                                                                   \
 		const volatile struct state *state;                                          \
 		asm volatile("%0 = 0x6e7076616c00000c ll" : "=r"(state));                    \
 		state;                                                                       \
+	})
+
+/* As above, of the front end at interfaces. */
+#define TIMES                                                                                \
+	({                                                                                   \
+		const volatile struct times *times;                                          \
+		asm volatile("%0 = 0x6e7076616c000035 ll" : "=r"(times));                    \
+		times;                                                                       \
 	})
 
 /* A function of the kernel, by its number in `program.rs`. */

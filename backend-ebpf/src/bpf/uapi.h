@@ -53,6 +53,34 @@ struct bpf_dynptr {
 	__u64 opaque[2];
 } __attribute__((aligned(8)));
 
+/* What a program of traffic control is given, as far as it is used. */
+struct __sk_buff {
+	__u32 len;
+	__u32 pkt_type;
+	__u32 mark;
+	__u32 queue_mapping;
+	__u32 protocol;
+	__u32 vlan_present;
+	__u32 vlan_tci;
+	__u32 vlan_proto;
+	__u32 priority;
+	__u32 ingress_ifindex;
+	__u32 ifindex;
+	__u32 tc_index;
+	__u32 cb[5];
+};
+
+/* Whoever comes next decides; nobody does. */
+#define TC_ACT_UNSPEC -1
+#define TC_ACT_SHOT 2
+
+/* As in a packet, read by a little-endian machine. */
+#define ETH_P_IP 0x0008
+#define ETH_P_ARP 0x0608
+#define ETH_P_IPV6 0xdd86
+
+#define BPF_HDR_START_NET 1
+
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
@@ -60,3 +88,5 @@ static long (*bpf_ringbuf_output)(void *ring, const void *data, __u64 size, __u6
 static long (*bpf_tail_call)(void *ctx, void *map, __u32 index) = (void *)12;
 static long (*bpf_dynptr_read)(void *to, __u32 length, const struct bpf_dynptr *from, __u32 offset,
 			       __u64 flags) = (void *)201;
+static long (*bpf_skb_load_bytes_relative)(const void *skb, __u32 offset, void *to, __u32 length,
+					   __u32 start) = (void *)68;

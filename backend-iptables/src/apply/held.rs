@@ -10,7 +10,7 @@ use netpol_core::net::PrefixSet;
 
 use crate::lower::Layout;
 use crate::lower::role::Role;
-use crate::restore::{Elements, Match, Name, Target};
+use crate::restore::{Elements, Filter, Hook, Match, Name, Rule, Target};
 
 /// How much is in a set, and how much has room in it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -104,23 +104,8 @@ impl Index {
             }
         }
         bound.sort_unstable();
-        for rule in layout.filters.iter().flat_map(|filter| filter.chains.values()).flatten() {
-            // Jumps lead into searches, and nowhere else.
-            if let Target::Jump(_) = rule.target() {
-                index.roots.extend(rule.matches().iter().filter_map(|condition| match condition {
-                    Match::In(name, _) => Some(name.clone()),
-                    Match::NotIn(..)
-                    | Match::Within(..)
-                    | Match::Protocol(_)
-                    | Match::Port(..)
-                    | Match::Ports(..)
-                    | Match::Icmpv6(_)
-                    | Match::State(_)
-                    | Match::Mark(_)
-                    | Match::SameAddress(_)
-                    | Match::Limit(_) => None,
-                }));
-            }
+        for filter in &layout.filters {
+            index.roots.extend(roots(filter));
         }
         for (_, direction, pipelines, name) in bound {
             for pipeline in pipelines {
@@ -145,4 +130,29 @@ impl Index {
             self.by_peers.entry(*id).or_default().push(name.clone());
         }
     }
+}
+
+/// Returns the sets that are looked up before a search begins: jumps lead into searches, and nowhere else.
+fn roots(filter: &Filter) -> impl Iterator<Item = Name> {
+    let is_frame = |name: &Name| Hook::ALL.iter().any(|hook| name.starts_with(hook.chain()));
+    let frame = filter.chains.iter().filter(move |(name, _)| is_frame(name));
+    let jumps = frame.flat_map(|(_, rules)| rules.iter()).filter(|rule| match rule.target() {
+        Target::Jump(_) => true,
+        Target::Drop | Target::Return | Target::Goto(_) | Target::Mark(_) | Target::Log(..) => {
+            false
+        }
+    });
+    jumps.flat_map(Rule::matches).filter_map(|condition| match condition {
+        Match::In(name, _) => Some(name.clone()),
+        Match::NotIn(..)
+        | Match::Within(..)
+        | Match::Protocol(_)
+        | Match::Port(..)
+        | Match::Ports(..)
+        | Match::Icmpv6(_)
+        | Match::State(_)
+        | Match::Mark(_)
+        | Match::SameAddress(_)
+        | Match::Limit(_) => None,
+    })
 }

@@ -1,17 +1,15 @@
 //! Child processes: the only place that changes rules.
 
+mod child;
+
 use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::string::String;
 use core::error::Error;
 use core::fmt;
-use std::io::{self, Write as _};
-use std::process::{Command, Stdio};
-use std::thread;
+use std::io;
 
 use netpol_core::backend::SyncError;
-
-use crate::netlink::leash;
 
 /// What a program said before it failed.
 #[derive(Debug)]
@@ -32,23 +30,9 @@ pub(super) fn run(
     input: &str,
     object: &str,
 ) -> Result<String, SyncError> {
-    let mut child = leash(&mut Command::new(program))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
+    let output = child::run(program, arguments, input.as_bytes())
         .map_err(|error| not_started(program, error))?;
-    let stdin = child.stdin.take();
-    let output = thread::scope(|scope| {
-        scope.spawn(move || {
-            // Where the program ends early, its exit status and words tell more than the broken pipe.
-            stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
-        });
-        child.wait_with_output()
-    });
-    let output = output.map_err(|error| SyncError::refused(object, error))?;
-    if output.status.success() {
+    if output.is_success {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

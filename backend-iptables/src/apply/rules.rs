@@ -4,6 +4,7 @@ use alloc::borrow::ToOwned as _;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString as _};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
@@ -12,7 +13,7 @@ use netpol_core::ir::Family;
 
 use super::variant::Variant;
 use super::{Patience, process, program_prefix};
-use crate::restore::{Filter, Hook, Match, PREFIX, Rule, Target};
+use crate::restore::{Filter, Hook, Match, Name, PREFIX, Rule, Target};
 
 /// The name of a chain that nothing refers to.
 const PROBE: &str = "NETPOL-PROBE";
@@ -178,15 +179,17 @@ fn marked(text: &str, mask: u32) -> Option<u32> {
 
 /// Returns the input of `restore` that leads from one program's chains to another's; `None` if they are the same.
 pub(super) fn difference(from: &Filter, to: &Filter) -> Option<String> {
-    let changed =
-        || to.chains.iter().filter(|(name, rules)| from.chains.get(*name) != Some(*rules));
+    let stays = |name: &Name, rules: &Arc<[Rule]>| {
+        from.chains.get(name).is_some_and(|old| Arc::ptr_eq(old, rules) || old == rules)
+    };
+    let changed = || to.chains.iter().filter(|(name, rules)| !stays(name, rules));
     let mut text = String::new();
     // Writing to a String cannot fail.
     for (name, _) in changed() {
         let _ = writeln!(text, ":{name} - [0:0]");
     }
     for (name, rules) in changed() {
-        for rule in rules {
+        for rule in rules.iter() {
             let _ = writeln!(text, "-A {name} {rule}");
         }
     }

@@ -128,10 +128,10 @@ impl<'a> Builder<'a> {
         let name = chain_name(letters, &text);
         self.made.chains.push(name.clone());
         match self.filter.chains.get(&name) {
-            Some(known) if *known != rules => return Err(collision(&name)),
+            Some(known) if **known != *rules => return Err(collision(&name)),
             Some(_) => {}
             None => {
-                self.filter.chains.insert(name.clone(), rules);
+                self.filter.chains.insert(name.clone(), rules.into());
             }
         }
         Ok(name)

@@ -38,14 +38,16 @@ impl Builder<'_> {
             (Hook::Input, input, &[End::Source]),
         ] {
             let mut rules = Vec::new();
-            if !judgement.is_empty() {
+            if judgement.is_empty() {
+                rules.extend((hook == Hook::Forward).then(tracked));
+            } else {
                 rules.extend(self.settled(hook, ends)?);
                 if recheck && hook == Hook::Forward {
                     rules.push(self.answers(hook, &FORWARD)?);
                 }
                 rules.extend(judgement);
             }
-            self.filter.chains.insert(hook.chain().into(), rules);
+            self.filter.chains.insert(hook.chain().into(), rules.into());
         }
         Ok(mem::take(&mut self.filter))
     }
@@ -86,7 +88,7 @@ impl Builder<'_> {
     fn answers(&mut self, hook: Hook, sides: &[Side]) -> Result<Rule, LowerError> {
         let name = format!("{}-ANSWERS", hook.chain());
         let rules = self.judgement(sides, Way::Answer, hook, &name)?;
-        self.filter.chains.insert(name.as_str().into(), rules);
+        self.filter.chains.insert(name.as_str().into(), rules.into());
         Ok(Rule::new(vec![Match::State(State::Reply)], Target::Goto(name.into())))
     }
 
@@ -118,7 +120,7 @@ impl Builder<'_> {
                 rules.extend(Protocol::ALL.map(|protocol| {
                     Rule::new(vec![Match::Protocol(protocol)], Target::Goto(name.as_str().into()))
                 }));
-                self.filter.chains.insert(name.into(), judged);
+                self.filter.chains.insert(name.into(), judged.into());
             }
         }
         Ok(rules)
@@ -178,7 +180,7 @@ impl Builder<'_> {
         }
         let condition = self.bound(&entries, place)?;
         let rules = self.dispatch(&entries, place)?;
-        self.filter.chains.insert(place.chain().into(), rules);
+        self.filter.chains.insert(place.chain().into(), rules.into());
         Ok(Some(Rule::new(vec![condition], Target::Jump(place.chain().into()))))
     }
 
@@ -214,6 +216,12 @@ impl Builder<'_> {
             own.iter().flat_map(pairs).collect::<Vec<_>>()
         })
     }
+}
+
+/// A rule that decides nothing, for which the kernel tracks connections: it does that only while a rule asks for it, and must
+/// know who opened a connection when the first policy comes.
+fn tracked() -> Rule {
+    Rule::new(vec![Match::State(State::Related)], Target::Return)
 }
 
 const fn place(side: Side, way: Way) -> Place {

@@ -74,6 +74,7 @@ mod data {
     pub(super) const PROTOCOL: u16 = 7;
     pub(super) const SIZE: u16 = 18;
     pub(super) const ROOM: u16 = 19;
+    pub(super) const MEMBERS: u16 = 24;
     /// What a set of ours may say of itself besides: the numbers of its making, and those of its use.
     pub(super) const HARMLESS: [u16; 7] = [17, 18, 19, 21, 24, 25, 26];
 }
@@ -401,6 +402,21 @@ impl Ipset {
             names.extend(attributes.text(attribute::NAME).map(ToOwned::to_owned));
         })?;
         Ok(names)
+    }
+
+    /// Returns how many members the sets have whose names begin so, without listing these.
+    pub(crate) fn sizes(&self, prefix: &str) -> Result<BTreeMap<String, Option<u32>>, Failure> {
+        let mut sizes = BTreeMap::new();
+        // `IPSET_FLAG_LIST_HEADER`
+        self.dump(None, 4, |attributes| {
+            if let Some(name) = attributes.text(attribute::NAME)
+                && name.starts_with(prefix)
+            {
+                let said = attributes.nest(attribute::DATA).unwrap_or_default();
+                sizes.insert(name.to_owned(), said.number(data::MEMBERS));
+            }
+        })?;
+        Ok(sizes)
     }
 
     /// Returns the sets whose names begin so.

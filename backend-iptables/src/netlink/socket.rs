@@ -1,5 +1,4 @@
-//! What the standard library has no form of: the netlink socket, and children that do not outlive us. The only place with
-//! `unsafe`.
+//! What the standard library has no form of: the netlink socket. With the start of children the only place with `unsafe`.
 #![expect(unsafe_code, reason = "the standard library has no netlink sockets")]
 
 use alloc::vec::Vec;
@@ -7,23 +6,11 @@ use core::ffi::{c_int, c_long};
 use core::mem::size_of;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+
+use netpol_core::ir::Family;
 
 /// The kernel's datagrams are at most this long.
 const DATAGRAM: usize = 64 * 1024;
-
-/// Has a command end when the thread that starts it does, whatever ends that: what is left of a process that was killed
-/// would change rules behind the back of its successor.
-pub(crate) fn leash(command: &mut Command) -> &mut Command {
-    // SAFETY: between fork and exec the closure makes one system call, which takes no pointers and no locks.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        })
-    }
-}
 
 /// A netlink socket to netfilter, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -121,6 +108,35 @@ impl Socket {
         unsafe { buffer.set_len(received) };
         Ok(buffer)
     }
+}
+
+/// Returns what the old table `filter` says of itself: how many rules there are, how long they all are, where each hook
+/// begins. One rule for another of the same length does not show.
+pub(crate) fn legacy_table(family: Family) -> io::Result<[u8; 84]> {
+    /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`.
+    const INFO: c_int = 64;
+    let (domain, level) = match family {
+        Family::V4 => (libc::AF_INET, libc::IPPROTO_IP),
+        Family::V6 => (libc::AF_INET6, libc::IPPROTO_IPV6),
+    };
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers; the result is checked.
+    let fd = unsafe { libc::socket(domain, kind, libc::IPPROTO_RAW) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // `struct ipt_getinfo`: the name in 32 bytes, then 13 numbers.
+    let mut told = [0; 84];
+    told[..6].copy_from_slice(b"filter");
+    let mut length = libc::socklen_t::try_from(told.len()).unwrap_or_default();
+    // SAFETY: the kernel writes at most `length` bytes, which `told` has.
+    let result = unsafe {
+        let told = told.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), level, INFO, told, &raw mut length)
+    };
+    if result == 0 { Ok(told) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Waits until every packet that is on its way through the rules has left them: each goes its whole way under one lock of

@@ -1,5 +1,6 @@
 //! Transactions one behind the other, each bound to the generation the last one made.
 
+use alloc::string::String;
 #[cfg(feature = "kernel-tests")]
 use std::io;
 
@@ -11,12 +12,28 @@ pub(crate) enum Fault {
     /// Nothing.
     #[default]
     None,
-    /// The kernel refuses the operation of this number, counted over all transactions from 0.
+    /// The kernel refuses the message of this number, counted over all transactions from 0.
     #[cfg(feature = "kernel-tests")]
     Refuse(usize),
+    /// The same, and from then on the first message of every transaction.
+    #[cfg(feature = "kernel-tests")]
+    RefuseFrom(usize),
     /// The process ends before the transaction of this number, counted from 0.
     #[cfg(feature = "kernel-tests")]
     End(usize),
+}
+
+impl Fault {
+    /// Returns what goes wrong in another attempt, behind one in which this did.
+    pub(super) const fn again(self) -> Self {
+        match self {
+            Self::None => Self::None,
+            #[cfg(feature = "kernel-tests")]
+            Self::RefuseFrom(_) => Self::RefuseFrom(0),
+            #[cfg(feature = "kernel-tests")]
+            Self::Refuse(_) | Self::End(_) => Self::None,
+        }
+    }
 }
 
 /// Where a sequence of transactions stands.
@@ -37,14 +54,18 @@ impl<'a> Transactions<'a> {
     pub(super) fn commit(&mut self, operations: &[Operation<'_>]) -> Result<(), Failure> {
         let mut batch = Batch::new(self.generation);
         for operation in operations {
-            self.refuse(&mut batch);
             batch.push(operation);
         }
         if batch.is_empty() {
             return Ok(());
         }
-        self.end()?;
-        batch.commit(self.socket)?;
+        let spoilt = self.fail(&mut batch)?;
+        let applied = batch.commit(self.socket);
+        if let (Some(spoilt), Err(Failure::Refused { object, .. })) = (&spoilt, &applied) {
+            // INVARIANT (names): what is refused is named, whichever message it is.
+            debug_assert_eq!(spoilt, object);
+        }
+        applied?;
         // The kernel counts up, and leaves zero out.
         self.generation = self.generation.map(|number| number.checked_add(1).unwrap_or(1));
         Ok(())
@@ -55,36 +76,39 @@ impl<'a> Transactions<'a> {
         Transactions::new(self.socket, None, Fault::None).commit(operations)
     }
 
+    /// Goes wrong, if this is where it should. Returns the object that will be refused.
     #[cfg(not(feature = "kernel-tests"))]
-    const fn refuse(&self, _: &mut Batch) {}
-
-    #[cfg(not(feature = "kernel-tests"))]
-    fn end(&self) -> Result<(), Failure> {
+    const fn fail(&self, _: &mut Batch) -> Result<Option<String>, Failure> {
         match self.fault {
-            Fault::None => Ok(()),
+            Fault::None => Ok(None),
         }
     }
 
+    /// Goes wrong, if this is where it should. Returns the object that will be refused.
     #[cfg(feature = "kernel-tests")]
-    fn refuse(&mut self, batch: &mut Batch) {
+    fn fail(&mut self, batch: &mut Batch) -> Result<Option<String>, Failure> {
         match self.fault {
-            Fault::None | Fault::End(_) => {}
-            Fault::Refuse(0) => {
-                batch.push(&Operation::DeleteChain(&"no-such-chain".into()));
+            Fault::None => Ok(None),
+            Fault::Refuse(number) if number < batch.len() => {
                 self.fault = Fault::None;
+                Ok(Some(batch.spoil(number)))
             }
-            Fault::Refuse(number) => self.fault = Fault::Refuse(number - 1),
-        }
-    }
-
-    #[cfg(feature = "kernel-tests")]
-    fn end(&mut self) -> Result<(), Failure> {
-        match self.fault {
-            Fault::None | Fault::Refuse(_) => Ok(()),
+            Fault::RefuseFrom(number) if number < batch.len() => {
+                self.fault = Fault::RefuseFrom(0);
+                Ok(Some(batch.spoil(number)))
+            }
+            Fault::Refuse(number) => {
+                self.fault = Fault::Refuse(number - batch.len());
+                Ok(None)
+            }
+            Fault::RefuseFrom(number) => {
+                self.fault = Fault::RefuseFrom(number - batch.len());
+                Ok(None)
+            }
             Fault::End(0) => Err(Failure::Socket(io::ErrorKind::BrokenPipe.into())),
             Fault::End(number) => {
                 self.fault = Fault::End(number - 1);
-                Ok(())
+                Ok(None)
             }
         }
     }
@@ -94,7 +118,7 @@ impl<'a> Transactions<'a> {
         match self.fault {
             Fault::None => false,
             #[cfg(feature = "kernel-tests")]
-            Fault::Refuse(_) => false,
+            Fault::Refuse(_) | Fault::RefuseFrom(_) => false,
             #[cfg(feature = "kernel-tests")]
             Fault::End(_) => true,
         }

@@ -54,7 +54,9 @@ impl Connection {
         let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
         match carry_out(&mut transactions, changes, table) {
             Ok(()) => Ok(transactions.generation),
-            Err(failure) => Err((failure, transactions.generation == Some(generation))),
+            Err(failure) => {
+                Err((failure.measured(table), transactions.generation == Some(generation)))
+            }
         }
     }
 }

@@ -62,6 +62,8 @@ struct Facts {
     united: BTreeSet<PeerSetId>,
     /// In the tiers where order decides.
     ordered: BTreeSet<PeerSetId>,
+    /// By more than one rule.
+    repeated: BTreeSet<PeerSetId>,
     is_ingress: bool,
 }
 
@@ -74,6 +76,8 @@ pub(super) struct Uses {
     pub(super) egress: u32,
     /// In the tiers where order decides.
     pub(super) ordered: u32,
+    /// By more than one rule.
+    pub(super) repeated: u32,
 }
 
 impl From<&Pipeline> for Facts {
@@ -82,6 +86,9 @@ impl From<&Pipeline> for Facts {
         let mut facts = Self { is_ingress, ..Self::default() };
         for (block, rule) in pipeline.rules() {
             let Peers::Set(id) = rule.peers else { continue };
+            if facts.united.contains(&id) || facts.ordered.contains(&id) {
+                facts.repeated.insert(id);
+            }
             match block.policy().kind {
                 PolicyKind::NetworkPolicy => facts.united.insert(id),
                 PolicyKind::ClusterNetworkPolicy => facts.ordered.insert(id),
@@ -103,6 +110,9 @@ impl Facts {
             } else {
                 entry.egress = change(entry.egress);
             }
+            if self.repeated.contains(id) {
+                entry.repeated = change(entry.repeated);
+            }
             if entry.ordered + entry.ingress + entry.egress == 0 {
                 uses.remove(id);
             }
@@ -117,6 +127,17 @@ impl Lowering {
         let facts = Facts::from(pipeline);
         facts.count(&mut self.uses, |count| count.saturating_add(1));
         self.facts.insert(id, facts);
+    }
+
+    /// Returns the pipelines that ask about any of the sets, and has them lowered again.
+    pub(super) fn forget_entries_of(&mut self, sets: &BTreeSet<PeerSetId>) -> BTreeSet<PipelineId> {
+        let asks = |facts: &Facts| {
+            sets.iter().any(|set| facts.united.contains(set) || facts.ordered.contains(set))
+        };
+        let ids: BTreeSet<PipelineId> =
+            self.facts.iter().filter(|(_, facts)| asks(facts)).map(|(id, _)| *id).collect();
+        self.entries.retain(|(id, ..), _| !ids.contains(id));
+        ids
     }
 
     /// Forgets a pipeline that is gone.

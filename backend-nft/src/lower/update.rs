@@ -2,14 +2,16 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::fmt::{self, Display};
 use core::net::IpAddr;
 
 use netpol_core::engine::{Create, Delete, Delta, EndpointChange, MemberChange};
-use netpol_core::ir::{Direction, Family, PeerSetId, Ruleset};
+use netpol_core::ir::{Direction, Endpoint, Family, PeerSetId, PipelineId, Ruleset};
 use netpol_core::net::AddressSet;
 
 use super::builder::{Builder, LARGE};
 use super::state::{Log, Lowering, Object};
+use super::version::{unversioned, versioned};
 use super::{frame_of_stamp, own_addresses};
 use crate::script::{Elements, Name};
 
@@ -52,6 +54,29 @@ pub(crate) struct Edit {
 /// One of the two lists of a change.
 type Addresses = fn(&MemberChange) -> &AddressSet;
 
+/// How a delta is carried out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    /// Members are edited in the sets that hold them, in this order.
+    Edit(Order),
+    /// The sets are made anew beside, with what asks about them, and the frame switches to it whole.
+    MakeAnew,
+}
+
+/// What tells a set from the one that it was.
+struct Edited<'a> {
+    name: &'a Name,
+    change: &'a MemberChange,
+}
+
+impl Display for Edited<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        self.change.joins.iter().try_for_each(|address| write!(f, " +{address}"))?;
+        self.change.leaves.iter().try_for_each(|address| write!(f, " -{address}"))
+    }
+}
+
 /// The delta cannot be taken apart into steps of which each is one look-up or one switch of rules.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Indivisible;
@@ -80,15 +105,24 @@ impl Lowering {
         ruleset: &Ruleset,
         delta: &Delta,
     ) -> Result<Changes, Indivisible> {
-        let mut changes = Changes { order: self.order(ruleset, delta)?, ..Changes::default() };
+        let way = self.way(ruleset, delta)?;
+        let mut changes = Changes::default();
         for create in &delta.create {
             match create {
                 Create::Pipeline(id, pipeline) => self.learn(*id, pipeline),
                 Create::PeerSet(..) => {} // Comes with the first chain that looks it up.
             }
         }
-        if !delta.switch.endpoints.is_empty() || !delta.switch.nodes.is_empty() {
-            let (frame, pairs) = self.rebind(ruleset, &delta.switch.endpoints);
+        let again = match way {
+            Way::Edit(order) => {
+                changes.order = order;
+                BTreeSet::new()
+            }
+            Way::MakeAnew => self.make_anew(&delta.switch.members),
+        };
+        let rebinds = !delta.switch.endpoints.is_empty() || !delta.switch.nodes.is_empty();
+        if rebinds || way == Way::MakeAnew {
+            let (frame, pairs) = self.rebind(ruleset, &delta.switch.endpoints, &again);
             (changes.frame, changes.pairs) = (frame, pairs);
         }
         for delete in &delta.delete {
@@ -98,22 +132,48 @@ impl Lowering {
             }
         }
         changes.log = core::mem::take(&mut self.log);
+        // Where order decides, who joins may be denied.
+        let is_ordered = self.is_ordered(&delta.switch.members);
         (changes.joins, changes.leaves) =
             self.members(ruleset, &delta.switch.members, &changes.log);
-        let closes = !changes.leaves.is_empty() || !changes.frame.is_empty();
+        let closes = !changes.leaves.is_empty()
+            || !changes.frame.is_empty()
+            || is_ordered && !changes.joins.is_empty();
         if closes {
             changes.frame.extend(self.restamp());
         }
         Ok(changes)
     }
 
-    /// Binds endpoints anew.
+    /// Gives the sets that hold members that change other names, under which they will be made with the members they are to
+    /// have. Returns the pipelines that ask about them, which are lowered again.
+    fn make_anew(&mut self, members: &[MemberChange]) -> BTreeSet<PipelineId> {
+        for change in members {
+            for name in self.holders.get(&change.set).into_iter().flatten() {
+                let plain = unversioned(name);
+                // The old name counts too: a set may come back to the members that it had.
+                let content = Edited { name, change };
+                self.versions.names.insert(plain.into(), versioned(plain, &content));
+            }
+        }
+        self.forget_entries_of(&members.iter().map(|change| change.set).collect())
+    }
+
+    /// Binds endpoints anew: those that changed, and those of some pipelines.
     fn rebind(
         &mut self,
         ruleset: &Ruleset,
         endpoints: &[EndpointChange],
+        pipelines: &BTreeSet<PipelineId>,
     ) -> (BTreeSet<Name>, Vec<Edit>) {
-        for before in endpoints.iter().filter_map(|change| change.before.as_ref()) {
+        let again = || {
+            let bound = |endpoint: &&Endpoint| {
+                pipelines.contains(&endpoint.ingress) || pipelines.contains(&endpoint.egress)
+            };
+            ruleset.endpoints().filter(|_| !pipelines.is_empty()).filter(bound)
+        };
+        let before = endpoints.iter().filter_map(|change| change.before.as_deref());
+        for before in before.chain(again()) {
             for address in &before.addresses {
                 for (place, entries) in &mut self.dispatch {
                     if entries.remove(address).is_some() {
@@ -130,7 +190,8 @@ impl Lowering {
         };
         let before = own(self);
         let mut builder = Builder { ruleset, state: self };
-        for after in endpoints.iter().filter_map(|change| change.after.as_ref()) {
+        let after = endpoints.iter().filter_map(|change| change.after.as_deref());
+        for after in after.chain(again()) {
             builder.bind(after);
         }
         builder.state.dispatch.retain(|_, entries| !entries.is_empty());
@@ -188,10 +249,26 @@ impl Lowering {
         (joining, leaving)
     }
 
+    /// Returns how a delta can be carried out so that no packet sees half of it.
+    fn way(&self, ruleset: &Ruleset, delta: &Delta) -> Result<Way, Indivisible> {
+        match self.order(ruleset, delta) {
+            Ok(order) => Ok(Way::Edit(order)),
+            Err(Indivisible) => {
+                // Large sets are never copied.
+                let is_small = |change: &MemberChange| {
+                    let after = ruleset.peer_set(change.set).map_or(0, |set| set.addresses.len());
+                    after + change.leaves.len() <= LARGE
+                };
+                let is_small = delta.switch.members.iter().all(is_small);
+                if is_small { Ok(Way::MakeAnew) } else { Err(Indivisible) }
+            }
+        }
+    }
+
     /// Returns an order in which the parts of a delta are safe one by one.
     ///
-    /// Sets of the NetworkPolicy tier only: there, members that join open and those that leave close, however often a packet
-    /// looks them up on its way.
+    /// In the NetworkPolicy tier members that join open and those that leave close, however often a packet looks them up on
+    /// its way. Where order decides, only a change that is one look-up of any packet can be edited.
     fn order(&self, ruleset: &Ruleset, delta: &Delta) -> Result<Order, Indivisible> {
         let switch = &delta.switch;
         if switch.members.is_empty() {
@@ -209,7 +286,12 @@ impl Lowering {
             return Err(Indivisible);
         }
         if self.is_ordered(&switch.members) {
-            return Err(Indivisible);
+            let alone = switch.endpoints.is_empty()
+                && switch.nodes.is_empty()
+                && delta.create.is_empty()
+                && delta.delete.is_empty();
+            let edit = alone && self.is_one_look_up(&switch.members);
+            return if edit { Ok(Order::JoinsThenLeaves) } else { Err(Indivisible) };
         }
         let of = |addresses: &[IpAddr], members: Addresses| {
             switch
@@ -265,6 +347,15 @@ impl Lowering {
     fn is_ordered(&self, members: &[MemberChange]) -> bool {
         let uses = |change: &MemberChange| self.uses.get(&change.set);
         members.iter().filter_map(uses).any(|uses| uses.ordered > 0)
+    }
+
+    /// Returns whether no packet looks up more than one of the members: one address of a family, which is at one end of a flow,
+    /// in one set, that every pipeline asks about at most once.
+    fn is_one_look_up(&self, members: &[MemberChange]) -> bool {
+        let [change] = members else { return false };
+        self.uses.get(&change.set).is_none_or(|uses| uses.repeated == 0)
+            && change.joins.v4().len() + change.leaves.v4().len() <= 1
+            && change.joins.v6().len() + change.leaves.v6().len() <= 1
     }
 
     /// Returns whether one end of a flow could open before the other closes, as `Switch::split` has it: one address joins a set

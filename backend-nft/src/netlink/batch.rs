@@ -7,7 +7,7 @@ use std::io;
 
 use super::message::{ACK, Attributes, ERROR, Kind, Received, Writer, messages};
 use super::socket::Socket;
-use crate::script::{Name, TABLE};
+use crate::script::{Name, TABLE, Table};
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`; the resource id of both is the subsystem.
 const BEGIN: u16 = 0x10;
@@ -29,7 +29,7 @@ pub(crate) enum Failure {
     /// The kernel knows no tables that are owned and outlive their owner.
     CannotOwn,
     /// The kernel refused an object.
-    Refused { object: String, source: Refusal },
+    Refused { object: String, name: Option<Name>, source: Refusal },
     /// The socket failed.
     Socket(io::Error),
 }
@@ -83,6 +83,20 @@ impl Batch {
         self.objects.is_empty()
     }
 
+    /// Returns how many messages there are.
+    #[cfg(feature = "kernel-tests")]
+    pub(crate) const fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Makes the kernel refuse the message of an index: questions have no place in a transaction. Returns its object.
+    #[cfg(feature = "kernel-tests")]
+    pub(crate) fn spoil(&mut self, index: usize) -> String {
+        let index = index + 1; // Behind the beginning.
+        self.writer.retype(index, Kind::GetGen.number());
+        self.object(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
     /// Returns the sequence number of the next message.
     pub(super) fn sequence(&self) -> u32 {
         u32::try_from(self.objects.len() + 1).unwrap_or(u32::MAX)
@@ -129,8 +143,15 @@ impl Batch {
                 if message.sequence == last {
                     return match refused {
                         None => Ok(()),
-                        Some((sequence, source)) => {
-                            Err(Failure::Refused { object: self.object(sequence), source })
+                        Some((sequence, mut source)) => {
+                            if source.is_of_memory() {
+                                let (messages, bytes) = (self.objects.len(), self.writer.len());
+                                source.words.get_or_insert(alloc::format!(
+                                    "no memory for a transaction of {messages} messages and {bytes} bytes"
+                                ));
+                            }
+                            let (object, name) = (self.object(sequence), self.name(sequence));
+                            Err(Failure::Refused { object, name, source })
                         }
                     };
                 }
@@ -139,11 +160,51 @@ impl Batch {
     }
 
     fn object(&self, sequence: u32) -> String {
-        let index = usize::try_from(sequence).unwrap_or(usize::MAX);
-        match index.checked_sub(1).and_then(|index| self.objects.get(index)) {
+        match self.about(sequence) {
             Some((what, Some(name))) => alloc::format!("{what} `{name}` of table inet {TABLE}"),
             Some((_, None)) | None => alloc::format!("table inet {TABLE}"),
         }
+    }
+
+    fn name(&self, sequence: u32) -> Option<Name> {
+        self.about(sequence).and_then(|(_, name)| name.clone())
+    }
+
+    fn about(&self, sequence: u32) -> Option<&(&'static str, Option<Name>)> {
+        let index = usize::try_from(sequence).ok()?.checked_sub(1)?;
+        self.objects.get(index)
+    }
+}
+
+impl Refusal {
+    /// Returns whether the kernel had no memory.
+    fn is_of_memory(&self) -> bool {
+        self.error.raw_os_error() == Some(libc::ENOMEM)
+    }
+
+    /// Returns whether an object of the kernel is full: it says so as if it were a table of files, or a disk.
+    fn is_of_room(&self) -> bool {
+        matches!(self.error.raw_os_error(), Some(libc::ENFILE | libc::ENOSPC))
+    }
+}
+
+impl Failure {
+    /// Says how much an object that is full would hold, and how much it can.
+    pub(crate) fn measured(mut self, wanted: &Table) -> Self {
+        if let Self::Refused { name: Some(name), source, .. } = &mut self
+            && source.is_of_room()
+        {
+            let set = wanted.sets.get(name).map(|set| (set.len(), wanted.room(name, set)));
+            let map = || wanted.maps.get(name).map(|map| (map.len(), map.room()));
+            if let Some((holds, room)) = set.or_else(map) {
+                let room = match room {
+                    Some(room) => alloc::format!("it is declared for {room} elements"),
+                    None => "it is declared for any number of elements".into(),
+                };
+                source.words = Some(alloc::format!("{room} and would hold {holds}"));
+            }
+        }
+        self
     }
 }
 
@@ -173,4 +234,80 @@ fn is_outdated(error: &io::Error) -> bool {
     /// `ERESTART`: the generation is not the one the batch names.
     const RESTART: i32 = 85;
     error.raw_os_error() == Some(RESTART)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{Failure, Refusal};
+    use crate::script::{Elements, Table};
+
+    fn told(code: i32, table: &Table) -> String {
+        let source = Refusal { error: io::Error::from_raw_os_error(code), words: None };
+        let object = "set `s` of table inet netpol".into();
+        let failure = Failure::Refused { object, name: Some("s".into()), source };
+        let Failure::Refused { source, .. } = failure.measured(table) else { panic!() };
+        source.to_string()
+    }
+
+    #[test]
+    fn what_is_full_is_told_with_numbers() {
+        let mut table = Table::default();
+        let members = (0..30_u32).map(|number| number.into()).collect();
+        table.sets.insert("s".into(), Elements::V4(members));
+        table.rooms.insert("s".into(), 24);
+        let words = "it is declared for 24 elements and would hold 30 (";
+        assert!(told(libc::ENFILE, &table).starts_with(words), "{}", told(libc::ENFILE, &table));
+        assert!(told(libc::ENOSPC, &table).starts_with(words));
+        assert!(!told(libc::EEXIST, &table).contains("24"));
+    }
+}
+
+/// The kernel's own refusals.
+#[cfg(all(test, feature = "kernel-tests"))]
+mod kernel_tests {
+    use alloc::borrow::Cow;
+    use std::thread;
+
+    use netpol_conformance::netlab::kernel_test;
+
+    use super::{Batch, Failure};
+    use crate::netlink::{Holding, Operation, Socket};
+    use crate::script::{Elements, Table};
+
+    #[test]
+    fn a_set_that_the_kernel_finds_full_is_told_with_numbers() {
+        let run = || {
+            // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
+            #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
+            let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(entered, 0, "no privilege to make a network namespace");
+            let (socket, name) = (Socket::open().unwrap(), "s".into());
+            let members = Elements::V4((0..30_u32).map(|number| number.into()).collect());
+            let mut batch = Batch::new(None);
+            for operation in [
+                Operation::NewTable(Holding::Shared),
+                Operation::NewSet(&name, &members, Some(24)),
+                Operation::AddMembers(&name, Cow::Borrowed(&members)),
+            ] {
+                batch.push(&operation);
+            }
+            let mut wanted = Table::default();
+            wanted.sets.insert(name.clone(), members.clone());
+            wanted.rooms.insert(name.clone(), 24);
+            let failure = batch.commit(&socket).map_err(|failure| failure.measured(&wanted));
+            let Err(Failure::Refused { object, source, .. }) = failure else {
+                panic!("{failure:?}")
+            };
+            assert_eq!(object, "set `s` of table inet netpol");
+            let words = "it is declared for 24 elements and would hold 30 (";
+            assert!(source.to_string().starts_with(words), "{source}");
+        };
+        kernel_test(|| {
+            if let Err(panic) = thread::spawn(run).join() {
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
 }

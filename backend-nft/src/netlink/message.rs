@@ -120,6 +120,18 @@ impl Writer {
         }
     }
 
+    /// Gives the message of an index another type.
+    #[cfg(feature = "kernel-tests")]
+    pub(super) fn retype(&mut self, index: usize, number: u16) {
+        let mut offset = 0;
+        for _ in 0..index {
+            let length = self.bytes.get(offset..).and_then(|rest| rest.first_chunk().copied());
+            let length = usize::try_from(length.map_or(0, u32::from_ne_bytes)).unwrap_or(0);
+            offset += length.next_multiple_of(4);
+        }
+        self.patch(offset + 4, &number.to_ne_bytes());
+    }
+
     pub(super) fn bytes_attribute(&mut self, kind: u16, value: &[u8]) {
         self.attribute(kind, |writer| writer.bytes.extend(value));
     }

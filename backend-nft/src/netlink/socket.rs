@@ -99,6 +99,23 @@ impl Socket {
         self.option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter)
     }
 
+    /// Returns how long the socket's buffer for what is sent is, in bytes; zero where the kernel does not say.
+    fn send_buffer(&self) -> usize {
+        let mut value: c_int = 0;
+        let mut length = libc::socklen_t::try_from(size_of::<c_int>()).unwrap_or_default();
+        // SAFETY: the value and its length live through the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUF,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 { usize::try_from(value).unwrap_or_default() } else { 0 }
+    }
+
     /// Sends a whole transaction or request at once.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         /// What fits without asking, with room to spare.
@@ -117,12 +134,21 @@ impl Socket {
                 Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
                 Err(_) => {
                     let error = io::Error::last_os_error();
-                    if error.raw_os_error() == Some(libc::EMSGSIZE) {
-                        let size = bytes.len();
-                        return Err(io::Error::other(alloc::format!(
-                            "a transaction of {size} bytes is longer than the socket's buffer, and making that longer \
-                             needs CAP_NET_ADMIN in the first user namespace"
-                        )));
+                    let size = bytes.len();
+                    match error.raw_os_error() {
+                        Some(libc::EMSGSIZE) => {
+                            let room = self.send_buffer();
+                            return Err(io::Error::other(alloc::format!(
+                                "a transaction of {size} bytes is longer than the socket's buffer of {room}, and making \
+                                 that longer needs CAP_NET_ADMIN in the first user namespace"
+                            )));
+                        }
+                        Some(libc::ENOBUFS | libc::ENOMEM) => {
+                            return Err(io::Error::other(alloc::format!(
+                                "the kernel has no memory for a transaction of {size} bytes ({error})"
+                            )));
+                        }
+                        Some(_) | None => {}
                     }
                     if error.kind() != io::ErrorKind::Interrupted {
                         return Err(error);

@@ -206,7 +206,7 @@ impl Agent {
             Request::Measure(done) => {
                 let metrics = &self.shared.metrics;
                 metrics.counts(watch.counts());
-                metrics.ruleset(self.enforcer.engine.snapshot());
+                metrics.ruleset(self.enforcer.engine.snapshot(), self.enforcer.atoms());
                 if let Some(counters) = self.enforcer.counters() {
                     self.counts.take(counters, metrics);
                 }

@@ -20,9 +20,11 @@ use crate::status::Shared;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Looking at everything in the kernel takes at most one part in so many of the time, and has at least this pause.
+/// Looking at everything in the kernel takes one part in so many of the time, unless that made a pause longer than drift may
+/// last: others are seen at it only where the backend cannot tell theirs from ours.
 const LOOK_SHARE: u32 = 10;
 const LOOK_PAUSE: Duration = Duration::from_millis(300);
+const LONGEST_LOOK_PAUSE: Duration = Duration::from_millis(700);
 
 /// How often the policies are looked through for oddities while they change.
 const DIAGNOSE_PAUSE: Duration = Duration::from_secs(1);
@@ -153,6 +155,11 @@ impl Enforcer {
         self.shared.status().oldest = self.oldest;
     }
 
+    /// Returns how many atoms are in force, where the backend has any.
+    pub(crate) fn atoms(&self) -> Option<usize> {
+        self.dataplane.atoms()
+    }
+
     /// Returns what was counted since it was put in force; `None` where that is not offered or cannot be read.
     pub(crate) fn counters(&mut self) -> Option<Vec<Counter>> {
         if !self.offers.counting || !self.is_enforced || self.mode != Mode::Enforce {
@@ -208,10 +215,10 @@ impl Enforcer {
     }
 
     fn print(&mut self, program: &str) -> &'static str {
-        let changes = match self.verify() {
-            Some(Ok(drift)) => drift.iter().map(|drift| format!("# {drift}\n")).collect(),
-            Some(Err(error)) => format!("# what is there cannot be read: {}\n", chain(&error)),
-            None => String::new(),
+        let changes = match self.dataplane.verify(self.engine.snapshot()) {
+            Ok(drift) if drift.is_empty() => "# nothing\n".to_owned(),
+            Ok(drift) => drift.iter().map(|drift| format!("# {drift}\n")).collect(),
+            Err(error) => format!("# everything, as far as can be seen: {}\n", chain(&error)),
         };
         print(&format!("# what would change, and the program:\n{changes}{program}"));
         "printed"
@@ -315,7 +322,8 @@ impl Enforcer {
             self.enforced(result, &Delta::default(), began.elapsed());
         }
         let took = began.elapsed();
-        self.next_look = Instant::now() + LOOK_PAUSE.max(took * LOOK_SHARE);
+        let pause = (took * LOOK_SHARE).clamp(LOOK_PAUSE, LONGEST_LOOK_PAUSE);
+        self.next_look = Instant::now() + pause;
     }
 
     /// `None` where it is not offered.

@@ -43,6 +43,7 @@ pub(crate) struct Metrics {
     pipelines: Gauge,
     peer_sets: Gauge,
     members: Gauge,
+    atoms: Gauge,
     diagnostics: Gauge,
     changes: Family<Labels, Counter>,
     failures: Family<Labels, Counter>,
@@ -74,6 +75,7 @@ impl Metrics {
             pipelines: Gauge::default(),
             peer_sets: Gauge::default(),
             members: Gauge::default(),
+            atoms: Gauge::default(),
             diagnostics: Gauge::default(),
             changes: Family::default(),
             failures: Family::default(),
@@ -112,6 +114,8 @@ impl Metrics {
         registry.register("pipelines", "Distinct policy results", self.pipelines.clone());
         registry.register("peer_sets", "Distinct selectors of peers", self.peer_sets.clone());
         registry.register("members", "Addresses in all peer sets", self.members.clone());
+        let atoms = "Disjoint decisions by class of addresses, protocol and ports that the eBPF backend looks up; 0 with others, which have rules";
+        registry.register("atoms", atoms, self.atoms.clone());
         let diagnostics = "Oddities in the policies in force; see the log";
         registry.register("diagnostics", diagnostics, self.diagnostics.clone());
         registry.register("watch_changes", "Changes heard, by kind", self.changes.clone());
@@ -183,7 +187,8 @@ impl Metrics {
         self.compile.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn ruleset(&self, ruleset: &Ruleset) {
+    pub(crate) fn ruleset(&self, ruleset: &Ruleset, atoms: Option<usize>) {
+        self.atoms.set(number(atoms.unwrap_or_default()));
         self.endpoints.set(number(ruleset.endpoints().len()));
         self.pipelines.set(number(ruleset.pipelines().len()));
         self.peer_sets.set(number(ruleset.peer_sets().len()));
@@ -240,7 +245,10 @@ impl Metrics {
 
     pub(crate) fn counted(&self, labels: &Counted, packets: u64, bytes: u64) {
         self.packets.get_or_create(labels).inc_by(packets);
-        self.bytes.get_or_create(labels).inc_by(bytes);
+        // A backend that counts no bytes says nothing of them, rather than that there were none.
+        if bytes > 0 {
+            self.bytes.get_or_create(labels).inc_by(bytes);
+        }
     }
 
     pub(crate) fn no_longer_counted(&self, labels: &Counted) {
@@ -268,4 +276,47 @@ fn of_kind(kind: Kind) -> Labels {
 
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use netpol_core::ir::Direction;
+    use netpol_core::model::Kind;
+
+    use super::Counted;
+    use crate::status::Shared;
+
+    #[test]
+    fn everything_that_the_readme_names_is_told_and_nothing_else() {
+        let shared = Shared::new();
+        let metrics = &shared.metrics;
+        // What has labels is told from its first time on.
+        metrics.heard(Kind::Pod);
+        metrics.following(Kind::Pod, true);
+        metrics.failed(Kind::Pod, "gone");
+        metrics.odd(Kind::Pod);
+        metrics.counts([Kind::Pod; 5].map(|kind| (kind, 1)));
+        metrics.synced(Duration::ZERO, "whole");
+        metrics.failed_to_apply("refused");
+        metrics.denied(Direction::Ingress, "", "isolation");
+        metrics.applied.get_or_create(&vec![("kind", "endpoint".to_owned())]).inc();
+        let none = String::new;
+        let counted = Counted { direction: none(), verdict: none(), policy: none(), cause: none() };
+        metrics.counted(&counted, 1, 1);
+        let text = metrics.text(&shared.status());
+        let help = text.lines().filter_map(|line| line.strip_prefix("# HELP netpol_agent_"));
+        let mut told: Vec<&str> = help.filter_map(|line| line.split(' ').next()).collect();
+        let readme = include_str!("../README.md");
+        let table = readme.split("## Metrics").nth(1).unwrap().split("## ").next().unwrap();
+        let names = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+        let mut named: Vec<&str> = names
+            .flat_map(|names| names.split(", ").map(|name| name.trim_matches('`')))
+            .map(|name| name.strip_suffix("_total").unwrap_or(name))
+            .collect();
+        told.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(told, named);
+    }
 }

@@ -113,8 +113,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(dataplane: &mut (dyn Dataplane + Send)) -> Self {
-        let cluster = read(OPEN);
+    fn new(dataplane: &mut (dyn Dataplane + Send), policies: &str) -> Self {
+        let cluster = read(policies);
         let settings = Settings::default();
         let ends: Vec<Flow> = EXTERNAL
             .map(|external| {
@@ -243,7 +243,7 @@ pub(super) fn holds(new: Treating) {
     for established in [Established::Recheck, Established::Keep] {
         for (number, denying) in DENYING.iter().enumerate() {
             let mut dataplane = new(established);
-            let mut stage = Stage::new(dataplane.as_mut());
+            let mut stage = Stage::new(dataplane.as_mut(), OPEN);
             let mut talks = stage.talks();
             stage.change(dataplane.as_mut(), denying);
             let (denied, wrong) = stage.wrong(&mut talks, established);
@@ -252,6 +252,28 @@ pub(super) fn holds(new: Treating) {
             drop(talks);
             stage.exam.remove(dataplane.as_mut()).unwrap();
         }
+    }
+}
+
+/// Opens connections while there is no policy at all; then those policies come that allow them, and would not allow them if
+/// they had been opened from the other end.
+pub(super) fn begins_before_the_first_policy(new: Treating) {
+    const ONE_WAY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: all}
+spec: {podSelector: {}, ingress: [{ports: [{port: 90, endPort: 99}, {protocol: UDP, port: 90, endPort: 99}]}], egress: [{ports: [{port: 90, endPort: 99}, {protocol: UDP, port: 90, endPort: 99}]}]}
+";
+    for established in [Established::Recheck, Established::Keep] {
+        let mut dataplane = new(established);
+        let mut stage = Stage::new(dataplane.as_mut(), "");
+        let mut talks = stage.talks();
+        stage.change(dataplane.as_mut(), ONE_WAY);
+        let (denied, wrong) = stage.wrong(&mut talks, established);
+        assert!(wrong.is_empty(), "{established:?}:\n{}", wrong.join("\n"));
+        assert_eq!(denied, 0);
+        drop(talks);
+        stage.exam.remove(dataplane.as_mut()).unwrap();
     }
 }
 
@@ -287,7 +309,7 @@ spec: {tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [{action
 ",
     ];
     let mut dataplane = new(Established::Recheck);
-    let mut stage = Stage::new(dataplane.as_mut());
+    let mut stage = Stage::new(dataplane.as_mut(), OPEN);
     let mut talks = stage.talks();
     for policies in OTHERWISE.iter().chain([&OPEN]) {
         let cluster = read(policies);

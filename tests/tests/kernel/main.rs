@@ -106,6 +106,13 @@ macro_rules! exam {
             }
 
             #[test]
+            fn connections_from_before_the_first_policy_stay_open_in_the_kernel() {
+                $kernel_test(|| {
+                    offered::<Treating>($treats, established::begins_before_the_first_policy);
+                });
+            }
+
+            #[test]
             fn open_connections_that_stay_allowed_lose_nothing_in_the_kernel() {
                 $kernel_test(|| offered::<Treating>($treats, established::lose_nothing));
             }

@@ -17,7 +17,7 @@ use netpol_k8s::manifest::{ReadOptions, read_str};
 use super::{Live, Unfit};
 use crate::Established;
 use crate::apply::btf::Kernel;
-use crate::apply::loaded::{Checked, context};
+use crate::apply::loaded::{Checked, Place, context};
 use crate::apply::sys;
 use crate::image::Hook;
 use crate::lower::Limits;
@@ -66,7 +66,8 @@ fn engine(text: &str) -> Engine {
 fn load(kernel: &Kernel, engine: &Engine) -> Live {
     let checked = Checked::create().unwrap();
     let beginning = (1, Established::Recheck);
-    Live::load(kernel, engine.snapshot(), Limits::default(), &checked, beginning).unwrap()
+    let place = Place::Netfilter(kernel, &checked);
+    Live::load(place, engine.snapshot(), Limits::default(), beginning).unwrap()
 }
 
 /// A TCP segment from an address to `b`, at this port.

@@ -19,7 +19,7 @@ use netpol_core::model::ObjectRef;
 use serde_json::{Value, json};
 
 use crate::cluster::fill;
-use crate::process::{Agent, folder};
+use crate::process::{Agent, options, remove};
 
 const PODS: u32 = 10_000;
 const POLICIES: u32 = 1000;
@@ -33,6 +33,7 @@ const SILENCE: Duration = Duration::from_millis(15);
 const PAUSE: Duration = Duration::from_micros(50);
 
 pub(crate) fn run(backend: &str, trials: u32) {
+    let arguments = options(backend);
     let server = ApiServer::start(Options::default()).unwrap();
     fill(&server, PODS, POLICIES);
     let (client, api) = (ObjectRef::new("shop", "web"), ObjectRef::new("shop", "api"));
@@ -57,24 +58,12 @@ pub(crate) fn run(backend: &str, trials: u32) {
     let inside = listener.local_addr().unwrap();
     server.listen(listener);
     let listens: SocketAddr = "127.0.0.1:9099".parse().unwrap();
-    let pins = folder().join("bench-bpf");
-    bpf_file_system(&pins);
-    let pins = pins.to_str().unwrap();
-    let arguments = ["--backend", backend, "--ebpf-pins", pins];
     let agent = lab.in_node(NODE, || Agent::start(NODE, inside, listens, &arguments)).unwrap();
     lab.in_node(NODE, || agent.until_ready()).unwrap();
     let bench = Bench { lab: &lab, server: &server, client, api, to };
     bench.run(backend, trials);
     drop(agent);
-    if backend == "ebpf" {
-        let remove = || {
-            let program = env!("CARGO_BIN_EXE_netpol-agent");
-            std::process::Command::new(program)
-                .args(["remove", "--backend", backend, "--ebpf-pins", pins])
-                .status()
-        };
-        assert!(lab.in_node(NODE, remove).unwrap().unwrap().success());
-    }
+    lab.in_node(NODE, || remove(backend)).unwrap();
 }
 
 struct Bench<'a> {
@@ -259,20 +248,4 @@ fn admit_web() -> Value {
             "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "web" } } }] }],
         },
     })
-}
-
-/// Mounts a BPF file system, in a mount namespace of the calling thread and those it starts.
-#[expect(unsafe_code, reason = "there is no safe way to mount")]
-fn bpf_file_system(directory: &std::path::Path) {
-    use std::os::unix::ffi::OsStrExt as _;
-    std::fs::create_dir_all(directory).unwrap();
-    let path = alloc::ffi::CString::new(directory.as_os_str().as_bytes()).unwrap();
-    // SAFETY: unshare takes no pointers and moves only this thread; mount gets strings that end in zero.
-    unsafe {
-        assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
-        let (none, private) = (core::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
-        assert_eq!(libc::mount(none, c"/".as_ptr(), none, private, none.cast()), 0);
-        let kind = c"bpf".as_ptr();
-        assert_eq!(libc::mount(kind, path.as_ptr(), kind, 0, none.cast()), 0);
-    }
 }

@@ -21,7 +21,7 @@ fn main() {
     let what = arguments.first().map_or("all", String::as_str);
     let backends: Vec<&str> = match arguments.get(1) {
         Some(backend) => vec![backend],
-        None => vec!["nft", "ebpf", "iptables"],
+        None => vec!["nft", "ebpf", "iptables-nft", "iptables-legacy"],
     };
     let number = arguments.get(2).map(|number| number.parse().unwrap());
     if matches!(what, "all" | "latency") {
@@ -30,8 +30,8 @@ fn main() {
         }
     }
     if matches!(what, "all" | "resources") {
-        for pods in number.map_or(vec![10_000, 100_000], |pods| vec![pods]) {
-            resources::run(pods);
+        for backend in &backends {
+            resources::run(backend, number.unwrap_or(10_000));
         }
     }
 }

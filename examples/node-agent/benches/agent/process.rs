@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use netpol_conformance::netlab::bpf_file_system;
 use serde_json::json;
 
 pub(crate) struct Agent {
@@ -102,6 +103,31 @@ impl Drop for Agent {
     }
 }
 
-pub(crate) fn folder() -> PathBuf {
+/// Where eBPF's hooks are pinned.
+const PINS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/bench-bpf");
+
+/// The options that choose a backend. Called before a lab is built: eBPF needs a file system that its threads see too.
+pub(crate) fn options(backend: &str) -> Vec<&str> {
+    match backend {
+        "ebpf" => {
+            bpf_file_system(Path::new(PINS)).unwrap();
+            vec!["--backend", "ebpf", "--ebpf-pins", PINS]
+        }
+        "iptables-legacy" => vec!["--backend", "iptables", "--iptables-variant", "legacy"],
+        "iptables-nft" => vec!["--backend", "iptables", "--iptables-variant", "nft"],
+        other => vec!["--backend", other],
+    }
+}
+
+/// Pinned hooks would keep the namespace of the calling thread alive.
+pub(crate) fn remove(backend: &str) {
+    if backend == "ebpf" {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netpol-agent"));
+        command.args(["remove", "--backend", "ebpf", "--ebpf-pins", PINS]);
+        assert!(command.status().unwrap().success());
+    }
+}
+
+fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
 }

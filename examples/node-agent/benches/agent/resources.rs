@@ -1,27 +1,39 @@
 //! Memory and processor time, idle and while a hundred things happen in a second.
 
 use core::time::Duration;
+use std::net::TcpListener;
 use std::time::Instant;
 
 use netpol_conformance::api_server::{ApiServer, Options};
+use netpol_conformance::netlab::{Lab, Plan, PlannedNode};
 use serde_json::json;
 
 use crate::cluster::{APPS, fill, pod};
-use crate::process::Agent;
+use crate::process::{Agent, options, remove};
 
 const OBSERVED: Duration = Duration::from_secs(10);
 
 const RATE: u32 = 100;
 
-pub(crate) fn run(pods: u32) {
+/// One of the nodes of the cluster.
+const NODE: &str = "node-7";
+
+pub(crate) fn run(backend: &str, pods: u32) {
+    let chosen = options(backend);
     let server = ApiServer::start(Options::default()).unwrap();
     fill(&server, pods, 1000);
+    let address = [192, 0, 2, 1].into();
+    let node = PlannedNode { name: NODE.into(), addresses: vec![address] };
+    let lab = Lab::build(&Plan { nodes: vec![node], ..Plan::default() }).unwrap();
+    let listener = lab.in_node(NODE, || TcpListener::bind(("127.0.0.1", 0)).unwrap()).unwrap();
+    let inside = listener.local_addr().unwrap();
+    server.listen(listener);
     for listing in ["pages", "streaming"] {
-        let any = "127.0.0.1:9109".parse().unwrap();
-        // The kernel is left alone: nothing of this machine's is touched.
-        let arguments = ["--dry-run", "--listing", listing, "--socket", "@netpol-agent-bench"];
-        let agent = Agent::start("node-7", server.address(), any, &arguments);
-        let ready = agent.until_ready();
+        let listens = "127.0.0.1:9099".parse().unwrap();
+        let arguments = [&chosen[..], &["--listing", listing]].concat();
+        let start = || Agent::start(NODE, inside, listens, &arguments);
+        let agent = lab.in_node(NODE, start).unwrap();
+        let ready = lab.in_node(NODE, || agent.until_ready()).unwrap();
         let before = agent.usage();
         std::thread::sleep(OBSERVED);
         let idle = agent.usage();
@@ -31,7 +43,7 @@ pub(crate) fn run(pods: u32) {
             100.0 * (to - from).as_secs_f64() / OBSERVED.as_secs_f64()
         };
         println!(
-            "| {pods} | 1000 | {listing} | {:.1} s | {:.2} s | {:.1} MiB | {:.1} MiB | {:.1} MiB | {:.1} % | {:.1} % |",
+            "| {backend} | {pods} | {listing} | {:.1} s | {:.2} s | {:.1} MiB | {:.1} MiB | {:.1} MiB | {:.1} % | {:.1} % |",
             ready.as_secs_f64(),
             before.processor.as_secs_f64(),
             mib(idle.resident_kib),
@@ -41,6 +53,7 @@ pub(crate) fn run(pods: u32) {
             share(idle.processor, busy.processor),
         );
     }
+    lab.in_node(NODE, || remove(backend)).unwrap();
 }
 
 fn mib(kib: u64) -> f64 {

@@ -39,7 +39,7 @@ pub(crate) fn thousand_policies(backend: Backend) {
 }
 
 /// Admits pods labelled `pod: a`, from any namespace, to the pods of x.
-fn admit_a() -> serde_json::Value {
+pub(crate) fn admit_a() -> serde_json::Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": { "name": "admit-a", "namespace": "x" },

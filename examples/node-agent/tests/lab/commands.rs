@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use netpol_conformance::cases::e2e;
 use netpol_conformance::netlab::{End, Observation, Probe, Traffic};
-use netpol_core::ir::Family;
-use netpol_core::model::{Cidr, ObjectRef};
+use netpol_core::ir::{Family, Flow, Transport};
+use netpol_core::model::{Cidr, ObjectRef, Protocol};
 
+use crate::churn::admit_a;
 use crate::fleet::{Backend, Fleet, Setup};
 use crate::{address, deny_ingress};
 
@@ -29,7 +30,7 @@ pub(crate) fn once_and_dry_run(backend: Backend) {
         fleet.command(agent, &[arguments.as_slice(), more].concat())
     };
     let shown = match backend {
-        Backend::Ebpf => "10.244.1.1",
+        Backend::Ebpf => "words: policy, class",
         Backend::IptablesLegacy | Backend::IptablesNft => "-A NETPOL-FORWARD ",
         Backend::Nft => "table inet netpol",
     };
@@ -80,6 +81,75 @@ pub(crate) fn explains_and_counts(backend: Backend) {
     assert!(packets > 0, "{metrics}");
     fleet.until_logs(0, "from=y/a to=x/a");
     fleet.until_says(0, "/metrics", "netpol_agent_denied_flows_total{direction=\"ingress\"");
+}
+
+/// Returns what a metric says: its first line that begins so.
+fn told(metrics: &str, begins: &str) -> f64 {
+    let line = metrics.lines().find(|line| line.starts_with(&format!("netpol_agent_{begins}")));
+    line.unwrap_or_else(|| panic!("{begins}: {metrics}"))
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+pub(crate) fn metrics(backend: Backend) {
+    let base = e2e::nine_pods();
+    let mut fleet = Fleet::new("metrics", base.clone(), Setup::of(backend));
+    fleet.until_ready();
+    fleet.put_policy(&admit_a());
+    let from = |namespace, name| address(&base, &ObjectRef::new(namespace, name), Family::V4);
+    let tcp = Transport::Port(Protocol::Tcp, 80);
+    let flows = [("y", "a"), ("y", "b")]
+        .map(|(namespace, name)| Flow::new(from(namespace, name), from("x", "b"), tcp));
+    fleet.until_right("the policy", &flows);
+    let node = fleet.agents.iter().position(|agent| agent.node == "node-b").unwrap();
+    fleet.until_says(node, "/metrics", "netpol_agent_denied_flows_total{");
+    let metrics = fleet.ask(node, "/metrics");
+    for (name, least) in [
+        ("enforcement_latency_seconds_count", 2.0),
+        ("enforcement_latency_seconds_sum", 0.000_001),
+        ("engine_seconds_count", 2.0),
+        ("sync_seconds_count", 2.0),
+        ("objects{kind=\"Pod\"}", 9.0),
+        ("objects{kind=\"Namespace\"}", 3.0),
+        ("objects{kind=\"Node\"}", 3.0),
+        ("objects{kind=\"NetworkPolicy\"}", 1.0),
+        ("endpoints", 3.0),
+        ("pipelines", 2.0),
+        ("peer_sets", 1.0),
+        // Three pods of two families.
+        ("members", 6.0),
+        ("applies_total{outcome=\"whole\"}", 1.0),
+        ("applied_changes_total{kind=\"create-peer-set\"}", 1.0),
+        ("applied_changes_total{kind=\"create-pipeline\"}", 1.0),
+        ("applied_changes_total{kind=\"endpoint\"}", 1.0),
+        (
+            "policy_packets_total{direction=\"ingress\",verdict=\"allow\",policy=\"NetworkPolicy x/admit-a\"",
+            1.0,
+        ),
+        (
+            "policy_packets_total{direction=\"ingress\",verdict=\"deny\",policy=\"NetworkPolicy x/admit-a\"",
+            1.0,
+        ),
+        ("denied_flows_total{direction=\"ingress\",policy=\"NetworkPolicy x/admit-a\"", 1.0),
+    ] {
+        let said = told(&metrics, name);
+        assert!(said >= least, "{name} {said}\n{metrics}");
+    }
+    let bytes = "policy_bytes_total{direction=\"ingress\",verdict=\"deny\",policy=\"NetworkPolicy x/admit-a\"";
+    match backend {
+        // It counts packets only.
+        Backend::Ebpf => assert!(!metrics.contains("policy_bytes_total{"), "{metrics}"),
+        Backend::IptablesLegacy | Backend::IptablesNft | Backend::Nft => {
+            assert!(told(&metrics, bytes) >= 40.0, "{metrics}");
+        }
+    }
+    assert_eq!(told(&metrics, "oldest_unapplied_change_seconds"), 0.0);
+    assert_eq!(told(&metrics, "drift_repairs_total"), 0.0);
+    assert_eq!(told(&metrics, "atoms") > 0.0, backend == Backend::Ebpf, "{metrics}");
+    assert!(!metrics.contains("apply_failures_total{"), "{metrics}");
 }
 
 pub(crate) fn strict_mode(backend: Backend) {

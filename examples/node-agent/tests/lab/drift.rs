@@ -11,9 +11,8 @@ use crate::fleet::{Backend, Fleet, Setup};
 /// What somebody does in a node, as shell scripts. They fail where there is nothing to do it to.
 const fn vandals(backend: Backend) -> &'static [&'static str] {
     match backend {
-        Backend::Ebpf => &[
-            "for f in $(find $PINS -type f); do bpftool link detach pinned $f && n=0; done; exit $n",
-        ],
+        Backend::Ebpf => &["own=$(stat -Lc %i /proc/self/ns/net); \
+            for f in $(find $PINS -path \"*$own*\" -type f); do bpftool link detach pinned $f && exit 0; done; exit 1"],
         Backend::IptablesLegacy => &["iptables-legacy -F FORWARD", EMPTY_A_SET],
         Backend::IptablesNft => &["iptables-nft -F FORWARD", EMPTY_A_SET],
         Backend::Nft => {
@@ -33,10 +32,16 @@ pub(crate) fn repairs_and_removal(backend: Backend) {
     fleet.until_right("before", &flows);
     let mut repairs = 0;
     for script in vandals(backend) {
-        fleet.run(0, "sh", &["-c", script]);
         let began = Instant::now();
+        if !fleet.is_let(0, script) {
+            // nft's table belongs to its agent, where the kernel can say so.
+            eprintln!("{backend}: {script:.40}: refused");
+            fleet.is_right("after what was refused", &flows);
+            continue;
+        }
         repairs += 1;
         fleet.until_logs_times(0, "what another program had changed is put back", repairs);
+        // With the time that the script took.
         let took = began.elapsed();
         eprintln!("{backend}: {script:.40}: put back after {took:?}");
         // A second is the aim where nothing else runs; the programs that iptables needs are slow to start on a busy machine.

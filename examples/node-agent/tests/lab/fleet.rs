@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::RwLock;
 use std::time::Instant;
 
@@ -28,6 +28,9 @@ static STARTING: RwLock<()> = RwLock::new(());
 
 /// The pause before somebody who waits looks again.
 const GLANCE: Duration = Duration::from_millis(5);
+
+/// How long is waited for what must come, on a machine that may do much else.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where each agent answers, in its node's own network namespace.
 const STATUS: ([u8; 4], u16) = ([127, 0, 0, 1], 9099);
@@ -258,7 +261,7 @@ impl Fleet {
 
     /// Waits until packets do what they must.
     pub(crate) fn until_right(&self, what: &str, flows: &[Flow]) -> Report {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let report = self.send(flows);
             if report.wrong.is_empty() {
@@ -290,7 +293,7 @@ impl Fleet {
     }
 
     pub(crate) fn until_says(&self, agent: usize, path: &str, what: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let text = self.ask(agent, path);
             if text.contains(what) {
@@ -313,7 +316,7 @@ impl Fleet {
     /// Waits until an agent has written something so many times.
     pub(crate) fn until_logs_times(&self, agent: usize, what: &str, times: usize) {
         let path = self.folder.join(format!("{}.log", self.agents[agent].node));
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         while fs::read_to_string(&path).unwrap().matches(what).count() < times {
             assert!(Instant::now() < deadline, "never wrote {what}\n{}", self.logs());
             std::thread::sleep(GLANCE);
@@ -323,7 +326,7 @@ impl Fleet {
     /// What of ours is in a node's kernel, in words; of eBPF in those of all nodes.
     pub(crate) fn left_behind(&self, agent: usize) -> String {
         const LOOK: &str = "{ nft list tables; ipset list -n; iptables-nft-save; ip6tables-nft-save; \
-            iptables-legacy-save; ip6tables-legacy-save; find $PINS -type f; } 2>/dev/null \
+            iptables-legacy-save; ip6tables-legacy-save; find $PINS -mindepth 2 -type f; } 2>/dev/null \
             | grep -i -e NETPOL -e \"$PINS\" || true";
         self.run(agent, "sh", &["-c", LOOK])
     }
@@ -334,8 +337,20 @@ impl Fleet {
         }
     }
 
+    /// Runs a shell script in a node. Returns whether it succeeded.
+    pub(crate) fn is_let(&self, agent: usize, script: &str) -> bool {
+        self.output(agent, "sh", &["-c", script]).status.success()
+    }
+
     /// Runs a command in a node.
     pub(crate) fn run(&self, agent: usize, program: &str, arguments: &[&str]) -> String {
+        let output = self.output(agent, program, arguments);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{program} {arguments:?}: {told}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn output(&self, agent: usize, program: &str, arguments: &[&str]) -> Output {
         let start = || {
             let (stdout, stderr) = (Stdio::piped(), Stdio::piped());
             let mut command = Command::new(program);
@@ -345,10 +360,7 @@ impl Fleet {
         let starting = STARTING.write();
         let child = self.exam.lab().in_node(&self.agents[agent].node, start).unwrap().unwrap();
         drop(starting);
-        let output = child.wait_with_output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{program} {arguments:?}: {told}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        child.wait_with_output().unwrap()
     }
 
     /// Runs the agent's own program in a node, for the same backend.
