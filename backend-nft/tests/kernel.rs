@@ -252,6 +252,8 @@ fn a_refusal_of_any_message_leaves_the_old_rules_in_force_and_names_the_object()
         let mut rulesets = samples(40);
         rulesets.sort_by_key(|ruleset| Nft::default().lower(ruleset).unwrap().to_string().len());
         rulesets.truncate(3);
+        // The larger first, so that something is left over to delete.
+        rulesets.reverse();
         let (mut refusals, mut late) = (0, 0);
         let mut dataplane = NftDataplane::new();
         for pair in rulesets.windows(2) {

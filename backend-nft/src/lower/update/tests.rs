@@ -57,7 +57,9 @@ fn follow(script: &Script, options: &Options) -> (usize, usize) {
 fn check(state: &mut Lowering, ruleset: &Ruleset, delta: &Delta) -> bool {
     let before = state.stamp;
     let result = state.update(ruleset, delta);
-    let wanted = Lowering::new(ruleset, Versions::new(), Style { stamp: state.stamp, ..style() });
+    // Maps of dispatch may have versions.
+    let style_now = Style { stamp: state.stamp, ..style() };
+    let wanted = Lowering::new(ruleset, state.versions.clone(), style_now);
     let Ok(changes) = result else {
         *state = Lowering::new(ruleset, Versions::new(), style());
         return false;
