@@ -181,6 +181,7 @@ impl Lowering {
     }
 
     /// Leads addresses of a map to other chains.
+    #[cfg(feature = "apply")]
     pub(super) fn redirect(&mut self, name: &Name, gone: &Targets, new: &Targets) {
         self.refer(new.verdicts().filter_map(Verdict::chain).cloned());
         if let Some(map) = self.table.maps.get_mut(name) {
