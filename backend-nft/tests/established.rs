@@ -6,8 +6,8 @@ mod world;
 use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use core::time::Duration;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 
 use netpol_conformance::netlab::{Connection, End, kernel_test};
@@ -164,5 +164,55 @@ fn a_connection_through_a_service_is_judged_behind_its_translation() {
         world.change(&cluster("yes", CLOSED));
         assert!(!ask(&mut client, &mut answering), "to the Service");
         assert!(!ask(&mut other, &mut asking), "from behind the Service");
+    });
+}
+
+/// Of `b` nothing may go out, and to `a` nothing may come.
+const ONE_WAY: &str = "
+kind: NetworkPolicy
+apiVersion: networking.k8s.io/v1
+metadata: {name: p}
+spec:
+  podSelector: {matchLabels: {app: b}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{podSelector: {matchLabels: {peer: 'yes'}}}]}]
+---
+kind: NetworkPolicy
+apiVersion: networking.k8s.io/v1
+metadata: {name: q}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  policyTypes: [Ingress, Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: b}}}]}]
+";
+
+#[test]
+fn errors_of_allowed_connections_come_back_whatever_may_go_that_way() {
+    kernel_test(|| {
+        for established in [Established::Recheck, Established::Keep] {
+            let mut options = NftOptions::default();
+            options.established = established;
+            let mut world = World::new(options);
+            world.change(&cluster("yes", ONE_WAY));
+            // Nobody listens there: the server's kernel says so by ICMP, and the client's socket tells.
+            let ask = |from: &str, to: &str| {
+                let end = End::Pod(ObjectRef::new("default", from));
+                let to: SocketAddr = to.parse().unwrap();
+                let answer = world.lab.in_end(&end, || {
+                    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                    let socket = UdpSocket::bind(any).unwrap();
+                    socket.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+                    socket.connect(to).unwrap();
+                    socket.send(&[1]).unwrap();
+                    socket.recv(&mut [0]).unwrap_err().kind()
+                });
+                answer.unwrap()
+            };
+            for (there, back) in [("10.0.1.2:9", "10.0.1.1:9"), ("[fd00::1:2]:9", "[fd00::1:1]:9")]
+            {
+                assert_eq!(ask("a", there), ErrorKind::ConnectionRefused, "{established:?}");
+                assert_eq!(ask("b", back), ErrorKind::WouldBlock, "{established:?}");
+            }
+        }
     });
 }

@@ -29,7 +29,7 @@ pub(super) const PORTS: usize = 3;
 pub(super) const NUMBERS: [u8; 5] = [1, 2, 3, 5, 6];
 
 /// How many classes a row of networks had before the latest.
-pub(super) const HISTORY: usize = 3;
+pub(super) const HISTORY: usize = 7;
 
 /// The rows of one map.
 #[derive(Debug)]
@@ -138,15 +138,18 @@ impl History {
     }
 
     /// Returns whether another class has room.
-    pub(super) const fn has_room(&self) -> bool {
-        let [.., oldest] = self.since;
-        oldest == 0
+    pub(super) fn has_room(&self) -> bool {
+        self.since.last() == Some(&0)
     }
 
     /// Another class from a version on.
-    pub(super) const fn then(self, version: u64, class: Class) -> Self {
-        let ([a, b, _], [c, d, e, _]) = (self.since, self.classes);
-        Self { since: [version, a, b], classes: [class, c, d, e] }
+    pub(super) fn then(mut self, version: u64, class: Class) -> Self {
+        self.since.rotate_right(1);
+        self.classes.rotate_right(1);
+        if let (Some(since), Some(latest)) = (self.since.first_mut(), self.classes.first_mut()) {
+            (*since, *latest) = (version, class);
+        }
+        self
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -168,7 +171,7 @@ fn in_force(value: &[u8], version: u64) -> &[u8] {
 /// Tables without rows.
 pub(super) fn tables() -> [Table; 5] {
     [
-        Table::new("networks", LPM_TRIE, 4 + ADDRESS, 40).versioned(),
+        Table::new("networks", LPM_TRIE, 4 + ADDRESS, 88).versioned(),
         Table::new("pods", ARRAY, 4, 24),
         Table::new("policies", ARRAY, 4, 8),
         Table::new("ports", HASH, 8, 4),

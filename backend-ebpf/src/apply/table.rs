@@ -25,7 +25,7 @@ const GONE: u64 = 1;
 const FREE: u64 = 2;
 
 /// No key is farther from where it belongs.
-const PROBES: u32 = 64;
+const PROBES: u32 = 32;
 
 /// The bytes of a place: key and value.
 const PLACE: usize = 16;
@@ -85,9 +85,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Makes an empty table with room for so many keys.
+    /// Makes an empty table with room for so many keys: a quarter of its places, so that none is far from where it belongs.
     pub(super) fn create(name: &str, rows: usize, seed: Seed) -> io::Result<Self> {
-        let places = rows.max(256).checked_mul(2).and_then(usize::checked_next_power_of_two);
+        let places = rows.max(256).checked_mul(4).and_then(usize::checked_next_power_of_two);
         let places = places.ok_or(io::ErrorKind::InvalidInput)?;
         let entries = u32::try_from(places).map_err(io::Error::other)?;
         let shape = Shape { kind: ARRAY, key: 4, value: 16, flags: MAPPABLE };
@@ -107,7 +107,7 @@ impl Table {
     /// Returns whether so many keys more are likely to find a place.
     pub(super) fn has_room(&self, more: usize) -> bool {
         let places = usize::try_from(self.mask).unwrap_or(0) + 1;
-        self.used.saturating_add(more) <= places / 8 * 5
+        self.used.saturating_add(more) <= places / 3
     }
 
     /// Returns the value of a key.

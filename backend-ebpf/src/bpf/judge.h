@@ -30,7 +30,7 @@ struct host {
 	__u64 unused[3]; /* A row is a line of the cache. */
 };
 
-#define HISTORY 3
+#define HISTORY 7
 
 struct network_key {
 	__u32 prefix;

@@ -28,7 +28,7 @@ struct entry {
 };
 
 /* No key is farther from where its digest leads. */
-#define PROBES 64
+#define PROBES 32
 
 INLINE __u64 mixed(__u64 number)
 {

@@ -104,8 +104,13 @@ fn alone_in_its_root_it_starts_lists_and_says_what_it_would_enforce() {
     }
     assert!(told(output).starts_with("netpol-agent "));
     assert!(told(run("--help").unwrap()).contains("--node-name"));
-    let dry = "--node-name n1 --kubeconfig /config --backend nft --socket  --dry-run --once";
-    let program = told(run(dry).unwrap());
+    let dry = "--node-name n1 --kubeconfig /config --backend nft --socket  --log-format json --dry-run --once";
+    let output = run(dry).unwrap();
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
+    }
+    let program = told(output);
     assert!(program.contains("table inet netpol") && program.contains("10.0.0.2"), "{program}");
 }
 

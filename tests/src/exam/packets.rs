@@ -181,10 +181,6 @@ impl PacketExam {
                 continue;
             }
             let question = (flow, subject.expected(&flow));
-            if question.1 == Verdict::Allow && is_untrackable(&flow) {
-                report.left_out += 1;
-                continue;
-            }
             report.asked += 1;
             report.denied += usize::from(question.1 == Verdict::Deny);
             // Connection tracking knows protocols without ports by their two ends alone, so that the one way would be
@@ -327,15 +323,6 @@ fn content(flow: &Flow, from: u16, number: u32) -> Option<Content> {
         }
         (Transport::Other(number), _) => Content::Bare(number),
     })
-}
-
-/// Returns whether connection tracking knows nothing of such a packet: ICMP of the other family. A backend may drop it
-/// even where it is allowed, for it opens nothing.
-const fn is_untrackable(flow: &Flow) -> bool {
-    matches!(
-        (flow.transport, flow.source),
-        (Transport::Other(58), IpAddr::V4(_)) | (Transport::Other(1), IpAddr::V6(_))
-    )
 }
 
 /// Returns the node of a cluster that has the most policed pods.

@@ -84,10 +84,10 @@ impl Agent {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
             line.split_whitespace().nth(1).unwrap().parse().unwrap()
         };
-        // Behind the name in brackets: user and system time are the 12th and 13th.
+        // Behind the name in brackets: user and system time are the 12th and 13th, those of children that ended follow.
         let stat = read("stat");
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        let ticks: u64 = fields[11..15].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Usage {
             resident_kib: kib("VmRSS:"),
             peak_kib: kib("VmHWM:"),

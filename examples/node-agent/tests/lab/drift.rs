@@ -34,7 +34,8 @@ pub(crate) fn repairs_and_removal(backend: Backend) {
     for script in vandals(backend) {
         let began = Instant::now();
         if !fleet.is_let(0, script) {
-            // nft's table belongs to its agent, where the kernel can say so.
+            // Its table belongs to the agent, where the kernel can say so; nobody else may touch it.
+            assert_eq!(backend, Backend::Nft, "{script}");
             eprintln!("{backend}: {script:.40}: refused");
             fleet.is_right("after what was refused", &flows);
             continue;

@@ -115,7 +115,7 @@ pub(crate) fn kills(backend: Backend, times: u32) {
         flows.len()
     );
     assert!(
-        killed >= times && rounds >= times / 10 && exchanges > times,
+        killed >= times && rounds >= times / 50 && exchanges > times,
         "{killed} {rounds} {exchanges}"
     );
     fleet.until_ready();
