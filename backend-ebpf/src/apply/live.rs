@@ -135,14 +135,6 @@ impl Live {
         outcome
     }
 
-    /// Returns whether this is the ruleset, and the maps hold it.
-    pub(super) fn holds(&self, ruleset: &Ruleset, established: Established) -> bool {
-        self.established == established
-            && self.is_of(ruleset)
-            // Where the maps cannot be read, they are as good as damaged.
-            && self.differences().is_ok_and(|names| names.is_empty())
-    }
-
     /// Returns whether this is what `ruleset` lowers to.
     pub(super) fn is_of(&self, ruleset: &Ruleset) -> bool {
         let delta = self.lowering.delta_to(ruleset);
