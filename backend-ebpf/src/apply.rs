@@ -66,7 +66,9 @@ pub enum FrontEnd {
     /// Where the kernel forwards: behind connection tracking and destination NAT, before source NAT.
     #[default]
     Netfilter,
-    /// At the interfaces of pods, with a table of connections of our own. See the limits in the crate's documentation.
+    /// At the interfaces of pods, with a table of connections of our own. **Not exact during changes**: a packet between two
+    /// pods of a node can pass that both the old ruleset and the new one deny, each at another end. Nor does it see behind
+    /// Services that it is not told of. See the limits in the crate's documentation.
     Tc(Tc),
 }
 
