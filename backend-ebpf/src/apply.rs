@@ -195,7 +195,12 @@ impl EbpfDataplane {
         let namespace = namespace()?;
         let pins = self.pins(namespace);
         let FrontEnd::Tc(tc) = &self.front_end else { return Err(nothing_here()) };
-        let manner = tc::Manner { tc, limits: self.backend.limits, established: self.established };
+        let manner = tc::Manner {
+            tc,
+            limits: self.backend.limits,
+            established: self.established,
+            updates: self.updates,
+        };
         match self.interfaces.entry(namespace) {
             Entry::Occupied(mut attached) => {
                 attached.get_mut().switch(manner, ruleset, pins.as_ref())

@@ -64,7 +64,7 @@ pub(crate) fn lower(ruleset: &Ruleset, limits: Limits) -> Result<MapImage, Lower
 ///
 /// Numbers of classes, pods, policies and port lists stay what they are while they mean something. So an image after
 /// changes and one lowered anew differ in numbers, and nothing else.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lowering {
     image: MapImage,
     limits: Limits,
@@ -95,7 +95,7 @@ pub struct Lowering {
 }
 
 /// A pipeline that is there, and its policies by situation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lowered {
     pipeline: Pipeline,
     ordinary: PolicyNumber,
@@ -110,7 +110,7 @@ impl Lowered {
 }
 
 /// The atoms of a pipeline.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lead {
     atoms: Atoms,
     sets: Vec<PeerSetId>,
@@ -120,7 +120,7 @@ struct Lead {
 }
 
 /// A policy, and who uses it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Kept {
     key: PolicyKey,
     state: PolicyState,
@@ -131,7 +131,7 @@ struct Kept {
 }
 
 /// An endpoint as it is bound.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 struct Binding {
     number: PodNumber,
     addresses: Vec<IpAddr>,

@@ -1,6 +1,6 @@
 //! The front end at interfaces, attached: by links and by filters, to pods that come, go or cannot be found, and behind
 //! destination NAT.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "test support")]
 
 extern crate alloc;
 
@@ -23,7 +23,8 @@ use netpol_conformance::netlab::{
 use netpol_core::backend::{Dataplane as _, SyncError};
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Ruleset, Scope};
-use netpol_core::model::{ObjectRef, Protocol};
+use netpol_core::model::{Cidr, ObjectRef, Protocol};
+use netpol_core::net::PrefixSet;
 use netpol_ebpf::{Attach, EbpfDataplane, FrontEnd, Service, Tc};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
@@ -41,6 +42,7 @@ fn lab() -> Lab {
     Lab::build(&Plan {
         nodes: vec![node],
         pods: vec![pod("a", 1), pod("b", 2), pod("c", 3)],
+        externals: vec!["203.0.113.7".parse().unwrap()],
         ..Plan::default()
     })
     .unwrap()
@@ -48,6 +50,11 @@ fn lab() -> Lab {
 
 /// `b` takes TCP 80 from `a` and `c`; `c` sends to `b`, TCP 80. These pods there are, at 10.1.0 and their number.
 fn ruleset(pods: &[(&str, u8)]) -> Ruleset {
+    ruleset_in(pods, [])
+}
+
+/// The same where these addresses are only pods' (strict mode).
+fn ruleset_in<const N: usize>(pods: &[(&str, u8)], strict: [&str; N]) -> Ruleset {
     let pods = pods.iter().map(|(name, number)| {
         format!(
             "---\n{{apiVersion: v1, kind: Pod, metadata: {{namespace: x, name: {name}, labels: {{app: {name}}}}}, \
@@ -65,7 +72,8 @@ fn ruleset(pods: &[(&str, u8)]) -> Ruleset {
     );
     let cluster =
         read_str("p.yaml", &text, &ReadOptions::default()).expect("good manifests").cluster;
-    let options = Options { scope: Scope::Node("node".into()), ..Options::default() };
+    let pod_ranges = PrefixSet::from_cidrs(&strict.map(|range| Cidr::parse(range).unwrap()));
+    let options = Options { scope: Scope::Node("node".into()), pod_ranges, ..Options::default() };
     compile(&cluster, &options).ruleset
 }
 
@@ -239,6 +247,45 @@ fn pods_that_come_are_attached_and_what_is_gone_is_collected() {
         assert_eq!(names(), ["tcx-10-from", "tcx-10-to", "tcx-11-from", "tcx-11-to"]);
         assert_eq!(asked(&lab), ENFORCED);
         lab.in_node("node", || dataplane.remove().unwrap()).unwrap();
+    });
+}
+
+#[test]
+fn in_strict_mode_a_pod_that_no_object_tells_of_reaches_nobody() {
+    bpf::kernel_test("strict mode at interfaces", || {
+        let lab = lab();
+        let mut dataplane = EbpfDataplane::default().with_front_end(FrontEnd::Tc(Tc::default()));
+        let known = [("a", 1), ("b", 2)];
+        let pod = |name| End::Pod(ObjectRef::new("x", name));
+        let world = End::External("203.0.113.7".parse().unwrap());
+        let probe = |from: &End, to: &str| Probe {
+            from: from.clone(),
+            to: to.parse().unwrap(),
+            traffic: Traffic::Tcp(NonZeroU16::new(80).unwrap()),
+        };
+        let probes = [
+            probe(&pod("c"), "203.0.113.7"),
+            probe(&pod("c"), "10.1.0.1"),
+            probe(&pod("a"), "10.1.0.3"),
+            probe(&world, "10.1.0.3"),
+            probe(&pod("a"), "10.1.0.2"),
+            probe(&End::Node("node".into()), "10.1.0.3"),
+        ];
+        let passed = || -> Vec<bool> {
+            let seen = lab.probe(&probes).unwrap();
+            seen.iter().map(|seen| *seen == Observation::Passed).collect()
+        };
+        lab.in_node("node", || dataplane.sync(&ruleset(&known)).unwrap()).unwrap();
+        assert_eq!(passed(), [true; 6]);
+        let strict = ruleset_in(&known, ["10.1.0.0/24", "fd00::/120"]);
+        lab.in_node("node", || dataplane.sync(&strict).unwrap()).unwrap();
+        assert_eq!(passed(), [false, false, false, false, true, true]);
+        lab.in_node("node", || {
+            dataplane.sync(&ruleset_in(&ALL, ["10.1.0.0/24", "fd00::/120"])).unwrap();
+        })
+        .unwrap();
+        // Known, it has its own policy.
+        assert_eq!(passed(), [false, false, true, true, true, true]);
     });
 }
 

@@ -155,6 +155,19 @@ fn answers_pass_and_what_opens_a_connection_is_judged() {
 }
 
 #[test]
+fn nobody_opens_connections_in_the_name_of_another_pod() {
+    bpf::kernel_test("other pods' addresses", || {
+        // Packets are shown at interface 1.
+        let places = [(IpAddr::from(A), 7), (IpAddr::from(B), 1)].into();
+        let loaded = load(Surroundings { places, ..Surroundings::default() });
+        check(&loaded, "not a's interface", FromPod, &tcp(A, WORLD, [1, 80], SYN), Deny);
+        check(&loaded, "the answer", ToPod, &tcp(WORLD, A, [80, 1], ACK), Deny);
+        check(&loaded, "b's own", FromPod, &tcp(B, WORLD, [1, 80], SYN), Allow);
+        check(&loaded, "the answer", ToPod, &tcp(WORLD, B, [80, 1], ACK), Allow);
+    });
+}
+
+#[test]
 fn what_is_not_seen_for_a_while_is_forgotten() {
     bpf::kernel_test("forgetting", || {
         let times = Times { unanswered: Duration::from_millis(1), ..Times::default() };

@@ -19,7 +19,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::{fs, io};
 
 use netpol_core::backend::{Counter, Dataplane, Denials, Drift, Established, SyncError, Updated};
@@ -43,6 +43,8 @@ use transaction::{Fault, Transactions};
 const BASE: &str = "forward";
 /// How often we look again when others change nftables at the same time.
 const ATTEMPTS: u32 = 64;
+/// How often names are given anew until none is taken by another content.
+const ROUNDS: usize = 4;
 /// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
 /// probably busy with tables of their own.
 const IMPATIENT: u32 = 4;
@@ -301,13 +303,12 @@ struct Connection {
     drifted: bool,
 }
 
-/// A network namespace, by device and inode: unique as long as it lives, and a socket keeps it alive.
-type Namespace = (u64, u64);
+/// A network namespace by its inode, as the system writes it: unique as long as it lives, and a socket keeps it alive.
+type Namespace = PathBuf;
 
-/// Returns the network namespace of the calling thread, if the system tells.
+/// Returns the network namespace of the calling thread, if the system tells. Reading the link costs half of following it.
 fn here() -> Option<Namespace> {
-    let file = fs::metadata("/proc/thread-self/ns/net").ok()?;
-    Some((file.dev(), file.ino()))
+    fs::read_link("/proc/thread-self/ns/net").ok()
 }
 
 impl Connection {
@@ -356,8 +357,14 @@ impl Connection {
         };
         let claim = self.claim(&observed)?;
         observed.foreign = matches!(claim, Claim::Replace(_));
-        if let Some(versions) = plan::new_versions(&observed.table, &wanted.table, versions) {
-            wanted = Lowering::new(ruleset, versions, Style { stamp, ..style });
+        // Sets under other names make other chains, and those other maps.
+        let mut versions = Some(versions);
+        for _ in 0..ROUNDS {
+            let Some(current) = versions.take() else { break };
+            versions = plan::new_versions(&observed.table, &wanted.table, current);
+            if let Some(versions) = &versions {
+                wanted = Lowering::new(ruleset, versions.clone(), Style { stamp, ..style });
+            }
         }
         let changes = observed.foreign || Plan::between(&observed.table, &wanted.table).is_seen();
         if changes && observed.holder.is_some() {
@@ -411,7 +418,8 @@ fn versions_of(sets: impl IntoIterator<Item = (Name, Option<u32>)>) -> Versions 
 }
 
 fn versions_in(table: &Table) -> Versions {
-    versions_of(table.sets.keys().map(|name| (name.clone(), table.rooms.get(name).copied())))
+    let names = table.sets.keys().chain(table.maps.keys());
+    versions_of(names.map(|name| (name.clone(), table.rooms.get(name).copied())))
 }
 
 /// Somebody changes nftables faster than we can look.

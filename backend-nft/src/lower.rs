@@ -25,9 +25,9 @@ mod step;
 mod update;
 mod version;
 
-pub(crate) use version::Versions;
 #[cfg(feature = "apply")]
-pub(crate) use version::{unversioned, versioned};
+pub(crate) use version::unversioned;
+pub(crate) use version::{Versions, versioned};
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -52,7 +52,7 @@ use pipeline::Place;
 pub(crate) use state::Object;
 pub(crate) use state::{Log, Lowering};
 #[cfg(feature = "apply")]
-pub(crate) use update::{Changes, Edit, Indivisible, Order};
+pub(crate) use update::{Changes, Edit, Indivisible, Order, Redirect};
 
 /// The base chain of what passes through the node.
 const FORWARD: &str = "forward";
@@ -149,9 +149,9 @@ impl Builder<'_> {
 
 /// The map that leads addresses to their pipelines, and the set of its keys.
 ///
-/// Both are named by their content and never edited: a packet keeps the rules it started with but reads maps as they are
-/// at each look-up, so that an edit of two maps at once could show it the old egress and the new ingress side. Rules that
-/// name other maps switch it whole.
+/// A packet keeps the rules it started with but reads maps as they are at each look-up, so that an edit of two maps at once
+/// could show it the old egress and the new ingress side. Entries are given other chains only where all of them are of one
+/// side, which a packet asks once; everything else is another map, and rules that name it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Dispatch {
     map: Name,
@@ -166,32 +166,20 @@ impl Dispatch {
         entries: &BTreeMap<IpAddr, Verdict>,
     ) -> Self {
         let keys = Elements::of_family(family, entries.keys().copied());
-        let targets = match family {
-            Family::V4 => {
-                let of_family = |(key, verdict): (&IpAddr, &Verdict)| match key {
-                    IpAddr::V4(key) => Some((*key, verdict.clone())),
-                    IpAddr::V6(_) => None,
-                };
-                Targets::V4(entries.iter().filter_map(of_family).collect())
-            }
-            Family::V6 => {
-                let of_family = |(key, verdict): (&IpAddr, &Verdict)| match key {
-                    IpAddr::V6(key) => Some((*key, verdict.clone())),
-                    IpAddr::V4(_) => None,
-                };
-                Targets::V6(entries.iter().filter_map(of_family).collect())
-            }
-        };
-        let named = |what: &str, text: &str| -> Name {
-            version::named(&alloc::format!("{what}-{}-{}", place.as_str(), digit(family)), text)
-        };
+        let targets = Targets::of_family(family, entries.iter());
+        let plain: Name = alloc::format!("dispatch-{}-{}", place.as_str(), digit(family)).into();
+        let mut map = state.versions.names.get(&plain).cloned().unwrap_or_else(|| plain.clone());
+        if state.table.maps.get(&map).is_some_and(|present| *present != targets) {
+            map = versioned(&plain, &alloc::format!("{map} {targets}"));
+            state.versions.names.insert(plain, map.clone());
+        }
         let guard = match place {
             Place::Egress | Place::EgressOfReply => "guard-egress",
             Place::Ingress | Place::IngressOfReply => "guard-ingress",
             Place::Node => "guard-node",
         };
         let names = Self {
-            map: named("dispatch", &alloc::format!("{targets}")),
+            map,
             guard: version::named(
                 &alloc::format!("{guard}-{}", digit(family)),
                 &alloc::format!("{keys}"),

@@ -494,17 +494,19 @@ fn a_set_that_is_full_is_made_anew() {
     in_namespace(|| {
         let (mut set, mut dataplane) = (members(0..3), NftDataplane::new());
         dataplane.sync(&open_to(&set)).unwrap();
-        let mut by_sync = 0;
+        let mut made_anew = 0;
         for number in (3..103).step_by(10) {
             set.addresses = members(0..number + 10).addresses;
             let joins = members(number..number + 10).addresses;
             let change = MemberChange { set: set.id(), joins, leaves: AddressSet::default() };
             let switch = Switch { members: vec![change], ..Switch::default() };
             let delta = Delta { switch, ..Delta::default() };
-            match dataplane.update(&open_to(&set), &delta).unwrap() {
-                Updated::ByDelta => {}
-                _ => by_sync += 1,
-            }
+            let before = dataplane.generation().unwrap();
+            assert_eq!(dataplane.update(&open_to(&set), &delta).unwrap(), Updated::ByDelta);
+            // Joins are one transaction; another set is created, switched to, and the old one deleted.
+            let transactions = dataplane.generation().unwrap() - before;
+            assert!(matches!(transactions, 1 | 3), "{transactions} transactions");
+            made_anew += usize::from(transactions == 3);
             assert_in_kernel(&open_to(&set));
             // Who comes later knows how much room there is.
             let generation = dataplane.generation().unwrap();
@@ -514,7 +516,7 @@ fn a_set_that_is_full_is_made_anew() {
             assert_eq!(successor.verify(&open_to(&set)).unwrap(), []);
         }
         // 24, 48, 96, 192.
-        assert_eq!(by_sync, 3);
+        assert_eq!(made_anew, 3);
         // A sync alone meets the same: its predecessor left less room than it needs.
         set.addresses = members(0..5000).addresses;
         NftDataplane::new().sync(&open_to(&set)).unwrap();

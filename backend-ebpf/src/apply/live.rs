@@ -122,15 +122,17 @@ impl Live {
             return Err(Unfit::Damaged);
         }
         let delta = self.lowering.delta_to(ruleset).ok_or(Unfit::Lost)?;
-        if delta.is_empty() { Ok(()) } else { self.update(&delta) }
-    }
-
-    /// Returns whether this is the ruleset, and the maps hold it.
-    pub(super) fn holds(&self, ruleset: &Ruleset, established: Established) -> bool {
-        self.established == established
-            && self.is_of(ruleset)
-            // Where the maps cannot be read, they are as good as damaged.
-            && self.differences().is_ok_and(|names| names.is_empty())
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let before = self.lowering.clone();
+        let outcome = self.update(&delta);
+        if let Err(Unfit::Update(_)) = &outcome {
+            // Nothing was written.
+            self.lowering = before;
+            self.is_lost = false;
+        }
+        outcome
     }
 
     /// Returns whether this is what `ruleset` lowers to.

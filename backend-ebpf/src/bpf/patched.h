@@ -35,6 +35,7 @@
 #define SERVICES MAP("0x6e706d6170000033")
 #define ALONE MAP("0x6e706d6170000034")
 #define WORK MAP("0x6e706d6170000036")
+#define PLACES MAP("0x6e706d6170000037")
 
 /* The one value of the map of this number, which the program reads without a look-up. */
 #define STATE                                                                                \

@@ -357,14 +357,23 @@ INLINE int verdict(struct work *work)
 	return both_pass(packet, egress, ingress, source.class, destination.class);
 }
 
-/* Remembers a connection that this version let pass. */
+/* Remembers a connection that this version let pass. What is known is changed where it is: while the kernel replaces a row,
+ * a look-up can find neither the old nor the new one. Should the row have become another connection's meanwhile, that one
+ * is judged again. */
 INLINE void remember(struct work *work)
 {
-	__u64 tag = tag_of(&work->key, work->kind);
+	__u64 tag = tag_of(&work->key, work->kind), judged = tag ^ work->packet.version;
+	struct flow *known = bpf_map_lookup_elem(FLOWS, &work->key);
+	if (known && known->tag == tag) {
+		known->seen = work->now;
+		known->state = work->state;
+		known->judged = judged;
+		return;
+	}
 	struct flow flow = {
 		.seen = work->now,
 		.tag = tag,
-		.judged = tag ^ work->packet.version,
+		.judged = judged,
 		.kind = work->kind,
 		.state = work->state,
 	};
@@ -404,6 +413,12 @@ SECTION("judge") int run_judge(struct __sk_buff *skb)
 	work->of_node = work->to_pod && !skb->ingress_ifindex;
 	if (!addresses(&reader, version6, work->ip, &packet->source, &packet->destination))
 		return TC_ACT_SHOT;
+	if (!work->to_pod) {
+		/* Nobody opens connections in another's name: what answers them would pass. */
+		__u32 *place = bpf_map_lookup_elem(PLACES, &packet->source);
+		if (place && *place != skb->ifindex)
+			return TC_ACT_SHOT;
+	}
 	contents(&reader, version6, work->ip, packet);
 	connection(&reader, work);
 	if (packet->content == NEIGHBOUR_DISCOVERY)

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeSet;
 
 /// Gives out the smallest number that is free, from 1.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Numbers {
     used: u32,
     free: BTreeSet<u32>,

@@ -18,7 +18,7 @@ use crate::image::{
 /// numbers that nothing refers to yet. Those of [`hosts`](Self::hosts) and [`networks`](Self::networks) hold both values;
 /// the version that follows switches them all. What [`garbage`](Self::garbage) names may go once no packet is judged by
 /// the version before any more.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Patch {
     pub(crate) ports: Vec<(PortsId, Vec<PortRow>)>,
     pub(crate) policies: Vec<(PolicyNumber, Word)>,
@@ -32,7 +32,7 @@ pub(crate) struct Patch {
 }
 
 /// Keys that nothing refers to any more, unless a later change did.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Garbage {
     pub(crate) hosts: BTreeSet<IpAddr>,
     pub(crate) networks: BTreeSet<IpNet>,

@@ -13,7 +13,7 @@ use super::ports::PortLists;
 use crate::image::{Class, CounterId, PortRow, PortsId, Word};
 
 /// A policy in force.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PolicyState {
     /// The pipeline whose atoms it is made of, and for which situation.
     pub(super) lead: (PipelineId, Situation),
@@ -31,7 +31,7 @@ pub(super) struct PolicyState {
 }
 
 /// What a word says but for its counters, and what kinds of reasons they count. Classes of one manner may share a row.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Manner {
     word: Word,
     rows: Arc<[PortRow]>,
@@ -51,7 +51,7 @@ enum Kind {
 const PLAIN: usize = 4;
 
 /// Gives out counters, in blocks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Counters {
     pub(super) next: CounterId,
     /// Up to here, what can be told apart is counted apart.
@@ -85,7 +85,7 @@ impl Counters {
 }
 
 /// What all policies share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) ports: PortLists,
     /// Port lists that came into use.

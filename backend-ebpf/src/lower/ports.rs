@@ -13,7 +13,7 @@ use super::numbers::Numbers;
 use crate::image::{PortRow, PortsId, Word};
 
 /// The port lists, by content.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PortLists {
     known: HashMap<Arc<[PortRow]>, PortsId>,
     /// By number: the rows, and how often the list is in use.

@@ -52,17 +52,26 @@ pub(super) fn new_versions(
             again.push((name, members));
         }
     }
-    let same_rules = there.chains == wanted.chains;
-    if again.is_empty() || (edits <= 1 && same_rules && !is_full) {
-        return None;
+    let same_rules = there.chains == wanted.chains && there.maps == wanted.maps;
+    if edits <= 1 && same_rules && !is_full {
+        again.clear();
     }
+    let mut is_renamed = !again.is_empty();
     for (name, members) in again {
         let plain = unversioned(name);
         // The old name counts too: an edited set may come back to the members it was named by.
         let content = alloc::format!("{name} {members}");
         versions.names.insert(plain.into(), versioned(plain, &content));
     }
-    Some(versions)
+    for (name, targets) in &wanted.maps {
+        if targets.is_interval() || there.maps.get(name).is_none_or(|present| present == targets) {
+            continue;
+        }
+        let plain = unversioned(name);
+        versions.names.insert(plain.into(), versioned(plain, &alloc::format!("{name} {targets}")));
+        is_renamed = true;
+    }
+    is_renamed.then_some(versions)
 }
 
 /// Returns whether members fit into a set that was declared for so many.

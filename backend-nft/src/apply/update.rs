@@ -8,7 +8,7 @@ use netpol_core::ir::Ruleset;
 use super::Connection;
 use super::plan::deletion;
 use super::transaction::{Fault, Transactions};
-use crate::lower::{Changes, Edit, Indivisible, Object, Order};
+use crate::lower::{Changes, Edit, Indivisible, Object, Order, Redirect};
 use crate::netlink::{Failure, Operation};
 use crate::script::Table;
 
@@ -127,6 +127,10 @@ fn switch(
     table: &Table,
 ) -> Result<(), Failure> {
     let mut frame: Vec<Operation<'_>> = Vec::new();
+    for Redirect { map, gone, new } in &changes.redirects {
+        frame.push(Operation::DeleteEntries(map, gone.clone()));
+        frame.push(Operation::AddEntries(map, Cow::Borrowed(new)));
+    }
     changes.pairs.iter().for_each(|edit| edit.push(&mut frame));
     for name in &changes.frame {
         let Some(chain) = table.chains.get(name) else { continue };

@@ -180,6 +180,16 @@ impl Lowering {
         }
     }
 
+    /// Leads addresses of a map to other chains.
+    #[cfg(feature = "apply")]
+    pub(super) fn redirect(&mut self, name: &Name, gone: &Targets, new: &Targets) {
+        self.refer(new.verdicts().filter_map(Verdict::chain).cloned());
+        if let Some(map) = self.table.maps.get_mut(name) {
+            map.overwrite(new);
+        }
+        self.release(gone.verdicts().filter_map(Verdict::chain).cloned().collect());
+    }
+
     fn refer(&mut self, names: impl Iterator<Item = Name>) {
         for name in names {
             *self.references.entry(name).or_default() += 1;
@@ -217,6 +227,7 @@ impl Lowering {
                 self.log.remove(Object::Chain(name));
             } else if let Some(map) = self.table.maps.remove(&name) {
                 stack.extend(map.verdicts().filter_map(Verdict::chain).cloned());
+                self.versions.names.retain(|_, version| *version != name);
                 self.log.remove(Object::Map(name));
             } else if self.table.sets.remove(&name).is_some() {
                 self.forget_parts(&name);

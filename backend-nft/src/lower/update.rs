@@ -5,15 +5,16 @@ use alloc::vec::Vec;
 use core::fmt::{self, Display};
 use core::net::IpAddr;
 
-use netpol_core::engine::{Create, Delete, Delta, EndpointChange, MemberChange};
+use netpol_core::engine::{Create, Delete, Delta, EndpointChange, MemberChange, Switch};
 use netpol_core::ir::{Direction, Endpoint, Family, PeerSetId, PipelineId, Ruleset};
 use netpol_core::net::AddressSet;
 
 use super::builder::{Builder, LARGE};
+use super::pipeline::Place;
 use super::state::{Log, Lowering, Object};
 use super::version::{unversioned, versioned};
-use super::{frame_of_stamp, own_addresses};
-use crate::script::{Elements, Name};
+use super::{Dispatch, frame_of_stamp, own_addresses, own_pairs};
+use crate::script::{Elements, Name, Targets, Verdict};
 
 /// What a delta changes in the table.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Changes {
     pub(crate) log: Log,
     /// Chains of the frame that have other rules now.
     pub(crate) frame: BTreeSet<Name>,
+    /// Addresses that are led to other chains beside them.
+    pub(crate) redirects: Vec<Redirect>,
     /// Members that come and go beside them; pairs of own addresses.
     pub(crate) pairs: Vec<Edit>,
     /// Members that come and go: one look-up each.
@@ -50,6 +53,17 @@ pub(crate) struct Edit {
     pub(crate) joins: Elements,
     pub(crate) leaves: Elements,
 }
+
+/// Entries of a map that lead elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Redirect {
+    pub(crate) map: Name,
+    pub(crate) gone: Targets,
+    pub(crate) new: Targets,
+}
+
+/// Where some addresses lead, at each place.
+type Bound = BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>>;
 
 /// One of the two lists of a change.
 type Addresses = fn(&MemberChange) -> &AddressSet;
@@ -80,6 +94,16 @@ impl Display for Edited<'_> {
 /// The delta cannot be taken apart into steps of which each is one look-up or one switch of rules.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Indivisible;
+
+impl Builder<'_> {
+    /// Returns whether the pairs of own addresses are those that there are.
+    fn has_own_pairs(&self) -> bool {
+        [Family::V4, Family::V6].into_iter().all(|family| {
+            self.state.table.sets.get(own_addresses(family))
+                == Some(&own_pairs(self.ruleset, family))
+        })
+    }
+}
 
 impl Lowering {
     /// Gives the rules another generation, if it counts. Returns the chains that hold it.
@@ -122,8 +146,7 @@ impl Lowering {
         };
         let rebinds = !delta.switch.endpoints.is_empty() || !delta.switch.nodes.is_empty();
         if rebinds || way == Way::MakeAnew {
-            let (frame, pairs) = self.rebind(ruleset, &delta.switch.endpoints, &again);
-            (changes.frame, changes.pairs) = (frame, pairs);
+            self.rebind(ruleset, &delta.switch, &again, &mut changes);
         }
         for delete in &delta.delete {
             match delete {
@@ -138,6 +161,7 @@ impl Lowering {
             self.members(ruleset, &delta.switch.members, &changes.log);
         let closes = !changes.leaves.is_empty()
             || !changes.frame.is_empty()
+            || !changes.redirects.is_empty()
             || is_ordered && !changes.joins.is_empty();
         if closes {
             changes.frame.extend(self.restamp());
@@ -163,9 +187,15 @@ impl Lowering {
     fn rebind(
         &mut self,
         ruleset: &Ruleset,
-        endpoints: &[EndpointChange],
+        switch: &Switch,
         pipelines: &BTreeSet<PipelineId>,
-    ) -> (BTreeSet<Name>, Vec<Edit>) {
+        changes: &mut Changes,
+    ) {
+        let endpoints = &switch.endpoints;
+        let both = endpoints.iter().flat_map(|change| change.before.iter().chain(&change.after));
+        let touched: BTreeSet<IpAddr> =
+            both.flat_map(|endpoint| &endpoint.addresses).copied().collect();
+        let (bound, dispatched) = (self.bound(&touched), self.dispatched.clone());
         let again = || {
             let bound = |endpoint: &&Endpoint| {
                 pipelines.contains(&endpoint.ingress) || pipelines.contains(&endpoint.egress)
@@ -195,13 +225,38 @@ impl Lowering {
             builder.bind(after);
         }
         builder.state.dispatch.retain(|_, entries| !entries.is_empty());
-        let frame = builder.frame();
+        if keeps_keys(switch)
+            && builder.has_own_pairs()
+            && let Some(redirects) = one_side(&dispatched, &bound, &builder.state.bound(&touched))
+        {
+            builder.state.dispatched = dispatched;
+            for Redirect { map, gone, new } in &redirects {
+                builder.state.redirect(map, gone, new);
+            }
+            changes.redirects = redirects;
+        }
+        changes.frame = builder.frame();
         let pairs = before.into_iter().flatten().filter_map(|(set, before)| {
             let after = self.table.sets.get(&set)?;
             let (joins, leaves) = (after.without(&before), before.without(after));
             (!joins.is_empty() || !leaves.is_empty()).then_some(Edit { set, joins, leaves })
         });
-        (frame, pairs.collect())
+        changes.pairs = pairs.collect();
+    }
+
+    /// Returns where addresses lead.
+    fn bound(&self, addresses: &BTreeSet<IpAddr>) -> Bound {
+        let mut bound = Bound::new();
+        for (place, entries) in &self.dispatch {
+            let some: BTreeMap<IpAddr, Verdict> = addresses
+                .iter()
+                .filter_map(|address| Some((*address, entries.get(address)?.clone())))
+                .collect();
+            if !some.is_empty() {
+                bound.insert(*place, some);
+            }
+        }
+        bound
     }
 
     /// Edits sets of addresses.
@@ -385,6 +440,52 @@ impl Lowering {
         differ(&opening(Direction::Ingress), &closing(Direction::Egress))
             || differ(&opening(Direction::Egress), &closing(Direction::Ingress))
     }
+}
+
+/// Returns whether endpoints get other pipelines, and nothing else of them or of anything changes.
+fn keeps_keys(switch: &Switch) -> bool {
+    switch.nodes.is_empty()
+        && switch.members.is_empty()
+        && switch.endpoints.iter().all(|change| match (&change.before, &change.after) {
+            (Some(before), Some(after)) => {
+                before.addresses == after.addresses && before.node == after.node
+            }
+            (Some(_) | None, Some(_) | None) => false,
+        })
+}
+
+/// Returns the entries that lead elsewhere, if a packet meets at most one of them: all are of one side, and no address has
+/// one more or one less.
+fn one_side(
+    dispatched: &BTreeMap<(Place, Family), Dispatch>,
+    before: &Bound,
+    after: &Bound,
+) -> Option<Vec<Redirect>> {
+    if !before.keys().eq(after.keys()) {
+        return None;
+    }
+    let (mut redirects, mut sides) = (Vec::new(), BTreeSet::new());
+    for ((key, before), after) in before.iter().zip(after.values()) {
+        if !before.keys().eq(after.keys()) {
+            return None;
+        }
+        if before == after {
+            continue;
+        }
+        let (place, family) = *key;
+        sides.insert(place.direction());
+        let differ = |(address, verdict): &(&IpAddr, &Verdict), other: &BTreeMap<_, _>| {
+            other.get(*address) != Some(*verdict)
+        };
+        let gone = before.iter().filter(|entry| differ(entry, after));
+        let new = after.iter().filter(|entry| differ(entry, before));
+        redirects.push(Redirect {
+            map: dispatched.get(key)?.map.clone(),
+            gone: Targets::of_family(family, gone),
+            new: Targets::of_family(family, new),
+        });
+    }
+    (sides.len() <= 1).then_some(redirects)
 }
 
 #[cfg(test)]

@@ -216,6 +216,38 @@ impl Targets {
         }
     }
 
+    /// The verdicts of some addresses.
+    pub(crate) fn of_family<'a>(
+        family: Family,
+        entries: impl Iterator<Item = (&'a IpAddr, &'a Verdict)>,
+    ) -> Self {
+        let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
+        for (address, verdict) in entries {
+            match address {
+                IpAddr::V4(address) => drop(v4.insert(*address, verdict.clone())),
+                IpAddr::V6(address) => drop(v6.insert(*address, verdict.clone())),
+            }
+        }
+        match family {
+            Family::V4 => Self::V4(v4),
+            Family::V6 => Self::V6(v6),
+        }
+    }
+
+    /// Takes the verdicts of another map of the same type.
+    #[cfg(feature = "apply")]
+    pub(crate) fn overwrite(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::V4(ours), Self::V4(theirs)) => {
+                ours.extend(theirs.iter().map(|(key, verdict)| (*key, verdict.clone())));
+            }
+            (Self::V6(ours), Self::V6(theirs)) => {
+                ours.extend(theirs.iter().map(|(key, verdict)| (*key, verdict.clone())));
+            }
+            (_, _) => {}
+        }
+    }
+
     /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {

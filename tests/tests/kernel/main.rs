@@ -34,7 +34,7 @@ use netpol_conformance::netlab::{Availability, Privilege, did_not_run, kernel_te
 use netpol_core::backend::Dataplane;
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
-use netpol_ebpf::{EbpfDataplane, FrontEnd, Kernel, Tc, Times};
+use netpol_ebpf::{EbpfDataplane, FrontEnd, Kernel, Service, Tc, Times};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
@@ -56,7 +56,7 @@ struct Offers {
 
 /// Declares the tests of one backend.
 macro_rules! exam {
-    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, packets: $packets:expr, changes: $changes:expr, under_load: $under_load:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr, treats: $treats:expr, vandals: $vandals:expr) => {
+    ($backend:ident, $dataplane:expr, $kernel_test:ident, $offers:expr, services: $services:expr, packets: $packets:expr, changes: $changes:expr, under_load: $under_load:expr, survives: $survives:expr, pins: $pins:expr, kills: $kills:expr, treats: $treats:expr, vandals: $vandals:expr) => {
         mod $backend {
             use super::*;
 
@@ -72,7 +72,7 @@ macro_rules! exam {
 
             #[test]
             fn a_pod_reaches_itself_through_a_service_in_the_kernel() {
-                $kernel_test(|| hairpin::holds(|| Box::new($dataplane)));
+                $kernel_test(|| hairpin::holds(|| Box::new($services)));
             }
 
             #[test]
@@ -159,6 +159,7 @@ exam!(
     ebpf(),
     bpf_test,
     Offers { strict: true },
+    services: ebpf(),
     packets: 100_000,
     changes: Amount { updates: 10_000, syncs: 500, seconds: 40 },
     under_load: ebpf(),
@@ -173,12 +174,13 @@ exam!(
     tc(Times::default()),
     bpf_test,
     Offers { strict: true },
+    services: tc_with(Times::default(), hairpin::services()),
     packets: 20_000,
     changes: Amount { updates: 500, syncs: 100, seconds: 10 },
     under_load: tc(Times { unanswered: Duration::from_secs(3), opening: Duration::from_secs(3), ..Times::default() }),
     survives: |pins| Box::new(tc(Times::default()).pinned(pins.join("netpol-tc"))),
     pins: true,
-    kills: 10,
+    kills: 4,
     treats: Some(|established| Box::new(tc(Times::default()).with_established(established))),
     vandals: drift::EBPF_TC
 );
@@ -187,6 +189,7 @@ exam!(
     NftDataplane::new(),
     kernel_test,
     Offers { strict: true },
+    services: NftDataplane::new(),
     packets: 200_000,
     changes: Amount { updates: 10_000, syncs: 500, seconds: 40 },
     under_load: NftDataplane::new(),
@@ -201,6 +204,7 @@ exam!(
     IptablesDataplane::with_variant(Variant::Nft),
     kernel_test,
     Offers { strict: true },
+    services: IptablesDataplane::with_variant(Variant::Nft),
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 100 },
     under_load: IptablesDataplane::with_variant(Variant::Nft),
@@ -217,6 +221,7 @@ exam!(
     IptablesDataplane::with_variant(Variant::Legacy),
     kernel_test,
     Offers { strict: true },
+    services: IptablesDataplane::with_variant(Variant::Legacy),
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 60 },
     under_load: IptablesDataplane::with_variant(Variant::Legacy),
@@ -246,8 +251,13 @@ fn ebpf() -> EbpfDataplane {
 /// The same at the interfaces of pods. Probes of protocols without ports have nothing that tells one from another; so a
 /// connection of theirs is forgotten before the next one, which may go the other way, is probed.
 fn tc(times: Times) -> EbpfDataplane {
+    tc_with(times, Vec::new())
+}
+
+/// The same, told of what is translated.
+fn tc_with(times: Times, services: Vec<Service>) -> EbpfDataplane {
     let times = Times { bare: Duration::from_millis(1), ..times };
-    let tc = Tc { times, services: hairpin::services(), ..Tc::default() };
+    let tc = Tc { times, services, ..Tc::default() };
     EbpfDataplane::default().with_front_end(FrontEnd::Tc(tc))
 }
 

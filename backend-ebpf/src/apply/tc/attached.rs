@@ -10,6 +10,7 @@ use netpol_core::backend::{Denials, Difference, Drift, SyncError};
 use netpol_core::engine::{Delta, EndpointChange};
 use netpol_core::ir::{Endpoint, Ruleset};
 
+use super::super::Updates;
 use super::super::attached::{
     MOST_DENIALS, SLOT_NUMBER, SLOT_SHAPE, UNHEARD, pin_refused, slot_refused,
 };
@@ -63,13 +64,14 @@ pub(crate) struct Manner<'a> {
     pub(crate) tc: &'a Tc,
     pub(crate) limits: Limits,
     pub(crate) established: Established,
+    pub(crate) updates: Updates,
 }
 
 /// Our programs at the interfaces of one network namespace. Without pins, links are gone when this is.
 #[derive(Debug)]
 pub(crate) struct AtInterfaces {
     /// By interface, and by the order of [`Way::ALL`]. Dropped before the slot, so that no program ever finds it empty.
-    points: BTreeMap<u32, [Attachment; 2]>,
+    points: BTreeMap<u32, [Option<Attachment>; 2]>,
     /// What runs there, by the same order.
     programs: [OwnedFd; 2],
     slot: Map,
@@ -96,10 +98,14 @@ fn find(tc: &Tc, ruleset: &Ruleset) -> Result<Found, SyncError> {
         .map_err(|error| SyncError::refused("a look at the node's addresses", error))?;
     // By interface, whether every pod says that it is alone there, and how many there are.
     let mut interfaces: BTreeMap<u32, (bool, usize)> = BTreeMap::new();
-    let mut lost = Vec::new();
+    let (mut lost, mut places) = (Vec::new(), BTreeMap::new());
     for endpoint in ruleset.endpoints() {
         match tc.interfaces.of(&endpoint.pod, &endpoint.addresses) {
             Ok(found) => {
+                if let [only] = found.as_slice() {
+                    let addresses = endpoint.addresses.iter();
+                    places.extend(addresses.map(|address| (*address, only.index)));
+                }
                 for interface in found {
                     let (is_alone, pods) = interfaces.entry(interface.index).or_insert((true, 0));
                     *is_alone &= interface.is_alone;
@@ -113,11 +119,27 @@ fn find(tc: &Tc, ruleset: &Ruleset) -> Result<Found, SyncError> {
             }
         }
     }
+    if !ruleset.pod_ranges().is_empty() {
+        match tc.interfaces.of_unknown(ruleset.pod_ranges()) {
+            Ok(found) => {
+                for index in found {
+                    interfaces.entry(index).or_insert((false, 0));
+                }
+            }
+            Err(error) => lost.push(format!("pods that no object tells of: {}", chain(&error))),
+        }
+    }
     let alone = interfaces.iter().filter(|(_, (is_alone, pods))| *is_alone && *pods == 1);
     let alone = alone.map(|(interface, _)| *interface).collect();
     let (services, times) = (tc.services.clone(), tc.times);
-    let surroundings = Surroundings { own, alone, services, times };
+    let surroundings = Surroundings { own, alone, places, services, times };
     Ok(Found { surroundings, wanted: interfaces.into_keys().collect(), lost })
+}
+
+fn is_there(attachment: Option<&Attachment>, way: Way, interface: u32, program: &OwnedFd) -> bool {
+    attachment.is_some_and(|attachment| {
+        attachment.is_there(way, interface, program.as_fd()).unwrap_or(false)
+    })
 }
 
 fn chain(error: &dyn core::error::Error) -> String {
@@ -134,7 +156,7 @@ impl AtInterfaces {
         ruleset: &Ruleset,
         pins: Option<&Pins>,
     ) -> Result<Self, SyncError> {
-        let Manner { tc, limits, established } = manner;
+        let Manner { tc, limits, established, .. } = manner;
         let Found { surroundings, wanted, lost } = find(tc, ruleset)?;
         let pinned = |name: &str| match pins {
             None => Ok(None),
@@ -199,18 +221,15 @@ impl AtInterfaces {
     /// Takes over links that pins hold.
     fn adopt(&mut self, pins: &Pins, wanted: &BTreeSet<u32>) -> Result<(), SyncError> {
         for interface in wanted {
-            let mut links = Vec::new();
-            for way in Way::ALL {
+            let place = self.points.entry(*interface).or_default();
+            for (way, attachment) in Way::ALL.into_iter().zip(place) {
                 let name = way.pin(*interface);
                 let link = pins.get(&name).map_err(|error| pin_refused(&name, error))?;
                 // An interface may have the number of one that is gone; then the link is at none.
                 let is_there = |link: &OwnedFd| {
                     sys::interface_of(link.as_fd()).is_ok_and(|found| found == *interface)
                 };
-                links.extend(link.filter(is_there).map(Attachment::Link));
-            }
-            if let Ok(links) = links.try_into() {
-                self.points.insert(*interface, links);
+                *attachment = link.filter(is_there).map(Attachment::Link);
             }
         }
         Ok(())
@@ -224,21 +243,18 @@ impl AtInterfaces {
         pins: Option<&Pins>,
     ) -> Result<(), SyncError> {
         for interface in wanted {
-            if self.is_attached(*interface) {
-                continue;
-            }
-            let mut made = Vec::new();
-            for (way, program) in Way::ALL.into_iter().zip(&self.programs) {
-                let made_one = Attachment::make(tc.attach, way, *interface, program.as_fd(), pins);
-                made.push(made_one.map_err(|error| {
-                    SyncError::refused(
-                        format!("interface {interface}, packets {} a pod", way.name()),
-                        error,
-                    )
+            let place = self.points.entry(*interface).or_default();
+            for ((way, attachment), program) in Way::ALL.into_iter().zip(place).zip(&self.programs)
+            {
+                // The kernel takes a program once for an interface.
+                if is_there(attachment.as_ref(), way, *interface, program) {
+                    continue;
+                }
+                let made = Attachment::make(tc.attach, way, *interface, program.as_fd(), pins);
+                *attachment = Some(made.map_err(|error| {
+                    let what = format!("interface {interface}, packets {} a pod", way.name());
+                    SyncError::refused(what, error)
                 })?);
-            }
-            if let Ok(made) = made.try_into() {
-                self.points.insert(*interface, made);
             }
         }
         Ok(())
@@ -248,7 +264,7 @@ impl AtInterfaces {
         self.points.get(&interface).is_some_and(|attachments| {
             Way::ALL.into_iter().zip(attachments).zip(&self.programs).all(
                 |((way, attachment), program)| {
-                    attachment.is_there(way, interface, program.as_fd()).unwrap_or(false)
+                    is_there(attachment.as_ref(), way, interface, program)
                 },
             )
         })
@@ -268,7 +284,7 @@ impl AtInterfaces {
                 Way::ALL.into_iter().zip(self.points.remove(&interface).into_iter().flatten())
             {
                 attachment
-                    .detach(way, interface)
+                    .map_or(Ok(()), |attachment| attachment.detach(way, interface))
                     .map_err(|error| SyncError::refused(of(interface), error))?;
             }
         }
@@ -281,8 +297,12 @@ impl AtInterfaces {
             collect(pins, |name| kept.contains(name))
                 .map_err(|error| SyncError::refused("pins of interfaces", error))?;
             // What a process before this one left as filters, where no pod is any more.
-            let has_filters =
-                self.points.values().flatten().any(|one| matches!(one, Attachment::Filter));
+            let has_filters = self
+                .points
+                .values()
+                .flatten()
+                .flatten()
+                .any(|one| matches!(one, Attachment::Filter));
             if has_filters {
                 remove_filters(wanted)
                     .map_err(|error| SyncError::refused("filters of interfaces", error))?;
@@ -302,17 +322,19 @@ impl AtInterfaces {
         ruleset: &Ruleset,
         pins: Option<&Pins>,
     ) -> Result<(), SyncError> {
-        let Manner { tc, limits, established } = manner;
+        let Manner { tc, limits, established, updates } = manner;
         let Found { surroundings, wanted, lost } = find(tc, ruleset)?;
-        if self.surroundings == surroundings && self.live.holds(ruleset, established) {
-            self.attach(tc, &wanted, pins)?;
+        // Where a pod is new, what is in force knows nothing of it, with or without the programs.
+        self.attach(tc, &wanted, pins)?;
+        // What stands behind Services is written only when all is loaded.
+        let in_place = updates == Updates::InPlace && surroundings.services.is_empty();
+        let stays = self.surroundings == surroundings && (in_place || self.live.is_of(ruleset));
+        if stays && self.live.reach(ruleset, established).is_ok() {
             self.point()?;
         } else {
             let version = (self.live.version().wrapping_add(1), established);
             let place = Place::Interfaces(&self.connections, &surroundings);
             let live = Live::load(place, ruleset, limits, version)?;
-            // Where a pod is new, what is in force knows nothing of it, with or without the programs.
-            self.attach(tc, &wanted, pins)?;
             let mut before = core::mem::replace(&mut self.live, live);
             if let Err(error) = self.point() {
                 self.live = before;
@@ -427,7 +449,7 @@ impl AtInterfaces {
     pub(crate) fn detach(self) -> io::Result<()> {
         for (interface, attachments) in self.points {
             for (way, attachment) in Way::ALL.into_iter().zip(attachments) {
-                attachment.detach(way, interface)?;
+                attachment.map_or(Ok(()), |attachment| attachment.detach(way, interface))?;
             }
         }
         Ok(())

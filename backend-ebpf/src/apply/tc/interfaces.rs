@@ -6,6 +6,7 @@ use core::net::IpAddr;
 use std::io;
 
 use netpol_core::model::ObjectRef;
+use netpol_core::net::PrefixSet;
 
 use super::super::conntrack::Message;
 use super::netlink::{DUMP, ask, attribute, number};
@@ -45,6 +46,9 @@ pub enum InterfaceError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel does not say what routes there are.
+    #[error("the kernel does not tell the routes")]
+    Routes(#[source] io::Error),
     /// The embedder does not know.
     #[error("{0}")]
     Unknown(String),
@@ -57,6 +61,12 @@ pub trait Interfaces: Debug + Send + Sync {
     /// # Errors
     /// If one cannot be told.
     fn of(&self, pod: &ObjectRef, addresses: &[IpAddr]) -> Result<Vec<Interface>, InterfaceError>;
+
+    /// Strict mode: returns the interfaces of whoever else has addresses in these ranges.
+    ///
+    /// # Errors
+    /// If one cannot be told.
+    fn of_unknown(&self, ranges: &PrefixSet) -> Result<Vec<u32>, InterfaceError>;
 }
 
 /// Looks where the routes to a pod's addresses lead: to a veth pair, its other end in the pod.
@@ -74,6 +84,23 @@ impl Interfaces for ByRoute {
             }
         }
         Ok(found)
+    }
+
+    fn of_unknown(&self, ranges: &PrefixSet) -> Result<Vec<u32>, InterfaceError> {
+        let mut found = BTreeSet::new();
+        for family in [2, 10] {
+            for (address, index) in routes(family).map_err(InterfaceError::Routes)? {
+                if ranges.contains(address) && !found.contains(&index) {
+                    let kind =
+                        kind(index).map_err(|source| InterfaceError::Kernel { address, source })?;
+                    if kind != "veth" {
+                        return Err(InterfaceError::Kind { address, index, kind });
+                    }
+                    found.insert(index);
+                }
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 }
 
@@ -97,14 +124,15 @@ struct Route {
     is_direct: bool,
 }
 
+const GET_ROUTE: u16 = 26;
+const UNICAST: u8 = 1;
+const DESTINATION: u16 = 1;
+const INTERFACE: u16 = 4;
+
 /// Returns the route that the kernel takes to an address; none if it is the default or leads nowhere.
 fn route(address: IpAddr) -> io::Result<Option<Route>> {
-    const GET_ROUTE: u16 = 26;
     /// `RTM_F_FIB_MATCH`: the route, not what it comes to for this address.
     const MATCH: u32 = 0x2000;
-    const UNICAST: u8 = 1;
-    const DESTINATION: u16 = 1;
-    const INTERFACE: u16 = 4;
     const GATEWAY: u16 = 5;
     const VIA: u16 = 18;
     let (family, length, bytes) = match address {
@@ -137,6 +165,26 @@ fn route(address: IpAddr) -> io::Result<Option<Route>> {
         })
     });
     Ok(route)
+}
+
+/// Returns where each route of a family begins, and the interface that it leads to.
+fn routes(family: u8) -> io::Result<Vec<(IpAddr, u32)>> {
+    let mut body = vec![family];
+    body.resize(12, 0);
+    let answers = ask(GET_ROUTE, DUMP, &body)?;
+    let routes = answers.iter().filter_map(|answer| {
+        let [_, _, _, _, _, _, _, kind, ..] = *answer.first_chunk::<12>()?;
+        let rest = answer.get(12..)?;
+        let interface = attribute(rest, INTERFACE).and_then(number)?;
+        let address = read_address(attribute(rest, DESTINATION)?)?;
+        (kind == UNICAST).then_some((address, interface))
+    });
+    Ok(routes.collect())
+}
+
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4().or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }
 
 const GET_LINK: u16 = 18;
@@ -183,8 +231,7 @@ pub(crate) fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
         }
         let rest = answer.get(8..)?;
         let bytes = attribute(rest, LOCAL).or_else(|| attribute(rest, ADDRESS))?;
-        let v4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
-        v4().or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+        read_address(bytes)
     });
     Ok(own.collect())
 }

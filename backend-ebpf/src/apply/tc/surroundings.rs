@@ -36,6 +36,8 @@ pub struct Surroundings {
     pub own: BTreeSet<IpAddr>,
     /// The interfaces that lead to one pod and nobody else.
     pub alone: BTreeSet<u32>,
+    /// The interfaces that packets with these source addresses come from, if they come from a pod.
+    pub places: BTreeMap<IpAddr, u32>,
     /// What is translated.
     pub services: Vec<Service>,
     /// How long connections are known.
@@ -69,8 +71,13 @@ impl Tables {
         }
         let mut times = Table::new("times", ARRAY, 4, 56);
         times.push(&0_u32.to_ne_bytes(), &surroundings.times.encode());
+        let mut places = Table::new("places", HASH, 20, 4);
+        for (address, interface) in &surroundings.places {
+            places.push(&encode_address(*address), &interface.to_ne_bytes());
+        }
         let mut maps = Vec::new();
-        for (number, table) in (0x32..).zip([own, services, alone, times]) {
+        let tables = [(0x32, own), (0x33, services), (0x34, alone), (0x35, times), (0x37, places)];
+        for (number, table) in tables {
             let refused = |source| LoadError::Map { map: table.name, rows: table.rows, source };
             let map = table.create(table.rows).map_err(refused)?;
             table.write(&map).map_err(refused)?;

@@ -57,10 +57,11 @@ fn follow(script: &Script, options: &Options) -> (usize, usize) {
 fn check(state: &mut Lowering, ruleset: &Ruleset, delta: &Delta) -> bool {
     let before = state.stamp;
     let result = state.update(ruleset, delta);
-    let style = Style { stamp: state.stamp, ..style() };
-    let wanted = Lowering::new(ruleset, state.versions.clone(), style);
+    // Maps of dispatch may have versions.
+    let style_now = Style { stamp: state.stamp, ..style() };
+    let wanted = Lowering::new(ruleset, state.versions.clone(), style_now);
     let Ok(changes) = result else {
-        *state = Lowering::new(ruleset, Versions::new(), style);
+        *state = Lowering::new(ruleset, Versions::new(), style_now);
         return false;
     };
     let differ = differences(&state.table, &wanted.table);
