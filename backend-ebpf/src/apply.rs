@@ -136,8 +136,9 @@ impl EbpfDataplane {
         self
     }
 
-    /// Says where packets are judged. To be said before the first [`sync`](Dataplane::sync): what another front end put
-    /// into the kernel stays until it is removed by a dataplane with that one.
+    /// Says where packets are judged; anywhere but in the default place is a [`preview`](crate::preview). To be said before the
+    /// first [`sync`](Dataplane::sync): what another front end put into the kernel stays until it is removed by a dataplane
+    /// with that one.
     #[must_use]
     pub fn with_front_end(mut self, front_end: FrontEnd) -> Self {
         self.front_end = front_end;
@@ -145,7 +146,7 @@ impl EbpfDataplane {
     }
 
     /// Says what is translated on the node, from the next [`sync`](Dataplane::sync) or [`update`](Dataplane::update) on.
-    /// Only the front end at interfaces needs to know.
+    /// Only the front end at interfaces (a [`preview`](crate::preview)) needs to know.
     pub fn set_services(&mut self, services: Vec<Service>) {
         if let FrontEnd::Tc(tc) = &mut self.front_end {
             tc.services = services;

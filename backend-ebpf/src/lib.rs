@@ -10,16 +10,24 @@ mod lower;
 
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
-pub use apply::{
-    Attach, ByRoute, EbpfDataplane, FrontEnd, Interface, InterfaceError, Interfaces, Kernel,
-    KernelError, LoadError, Loaded, Service, Side, Surroundings, Tc, Times, Updates,
-};
+pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded, Updates};
 pub use image::MapImage;
 pub use lower::{Limits, Lowering, Told, UpdateError};
 
 pub use netpol_core::backend::Established;
 use netpol_core::backend::{Backend, LowerError, Program};
 use netpol_core::ir::{Flow, Ruleset, Verdict};
+
+/// What is there to be tried, and **not to be used between tenants**: the front end at the interfaces of pods, which can let a
+/// packet through that both rulesets deny while one replaces the other (see the limits in the crate's documentation).
+#[cfg(feature = "apply")]
+#[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
+pub mod preview {
+    pub use crate::apply::{
+        Attach, ByRoute, FrontEnd, Interface, InterfaceError, Interfaces, Service, Side,
+        Surroundings, Tc, Times,
+    };
+}
 
 /// Lowers rulesets to the maps of the program.
 #[derive(Clone, Copy, Debug, Default)]

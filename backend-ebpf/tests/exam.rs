@@ -32,7 +32,8 @@ use netpol_core::ir::{Flow, Ports, Ruleset, Scope, Transport, Verdict};
 use netpol_core::model::{Cidr, Protocol};
 use netpol_core::net::PrefixSet;
 use netpol_ebpf::image::{Content, Hook, Packet};
-use netpol_ebpf::{Ebpf, Kernel, Loaded, Side, Surroundings, Times};
+use netpol_ebpf::preview::{Side, Surroundings, Times};
+use netpol_ebpf::{Ebpf, Kernel, Loaded};
 
 const DRESSES: [Dress; 7] = [
     Dress::Plain,

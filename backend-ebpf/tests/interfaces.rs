@@ -15,7 +15,8 @@ use netpol_core::backend::Backend as _;
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Scope, Verdict};
 use netpol_core::model::Protocol;
-use netpol_ebpf::{Ebpf, Loaded, Service, Side, Surroundings, Times};
+use netpol_ebpf::preview::{Service, Side, Surroundings, Times};
+use netpol_ebpf::{Ebpf, Loaded};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 use Side::{FromPod, ToPod, ToPodBack, ToPodByNode};

@@ -93,6 +93,7 @@ impl NftOptions {
 
 impl Stamp {
     /// Returns the generation behind this one; zero is left out.
+    #[cfg(feature = "apply")]
     pub(crate) const fn next(self) -> Self {
         let step = 1_u32 << self.mask.trailing_zeros();
         let value = self.value.wrapping_add(step) & self.mask;
@@ -116,6 +117,7 @@ impl Stamp {
 mod tests {
     use super::NftOptions;
 
+    #[cfg(feature = "apply")]
     #[test]
     fn generations_go_round_and_leave_zero_out() {
         let options = NftOptions { mark: 0x0000_0c00, ..NftOptions::default() };

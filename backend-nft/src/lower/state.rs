@@ -130,6 +130,7 @@ impl Lowering {
     }
 
     /// Returns the pipelines that ask about any of the sets, and has them lowered again.
+    #[cfg(feature = "apply")]
     pub(super) fn forget_entries_of(&mut self, sets: &BTreeSet<PeerSetId>) -> BTreeSet<PipelineId> {
         let asks = |facts: &Facts| {
             sets.iter().any(|set| facts.united.contains(set) || facts.ordered.contains(set))

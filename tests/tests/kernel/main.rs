@@ -34,7 +34,8 @@ use netpol_conformance::netlab::{Availability, Privilege, did_not_run, kernel_te
 use netpol_core::backend::Dataplane;
 use netpol_core::ir::{Family, Flow, Settings};
 use netpol_core::model::Cluster;
-use netpol_ebpf::{EbpfDataplane, FrontEnd, Kernel, Service, Tc, Times};
+use netpol_ebpf::preview::{FrontEnd, Service, Tc, Times};
+use netpol_ebpf::{EbpfDataplane, Kernel};
 use netpol_iptables::{IptablesDataplane, Variant};
 use netpol_nft::NftDataplane;
 
