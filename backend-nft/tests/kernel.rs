@@ -541,8 +541,10 @@ fn a_successor_with_many_more_pods_changes_the_table_and_does_not_replace_it() {
     in_namespace(|| {
         // While a table is replaced whole, packets can miss what its interval sets hold.
         let handle = || {
-            let tables = nft(&["-a", "list", "tables"], "");
-            tables.lines().find(|line| line.contains("netpol")).unwrap().to_owned()
+            let table = nft(&["--handle", "list", "table", "inet", "netpol"], "");
+            let first = table.lines().next().unwrap();
+            assert!(first.contains("# handle "), "{first}");
+            first.to_owned()
         };
         let table_of = |pods| pods_open_to(pods, &members(0..3));
         NftDataplane::new().sync(&table_of(1)).unwrap();
