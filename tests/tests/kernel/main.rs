@@ -220,35 +220,35 @@ exam!(
 );
 exam!(
     iptables_nft,
-    IptablesDataplane::with_variant(Variant::Nft),
+    iptables(Variant::Nft),
     kernel_test,
     Offers { strict: true, two_steps: false },
-    services: IptablesDataplane::with_variant(Variant::Nft),
+    services: iptables(Variant::Nft),
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 100 },
-    under_load: IptablesDataplane::with_variant(Variant::Nft),
-    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Nft)),
+    under_load: iptables(Variant::Nft),
+    survives: |_| Box::new(iptables(Variant::Nft)),
     pins: false,
     kills: 100,
     treats: Some(|established| {
-        Box::new(IptablesDataplane::with_variant(Variant::Nft).with_established(established))
+        Box::new(iptables(Variant::Nft).with_established(established))
     }),
     vandals: drift::IPTABLES_NFT
 );
 exam!(
     iptables_legacy,
-    IptablesDataplane::with_variant(Variant::Legacy),
+    iptables(Variant::Legacy),
     kernel_test,
     Offers { strict: true, two_steps: false },
-    services: IptablesDataplane::with_variant(Variant::Legacy),
+    services: iptables(Variant::Legacy),
     packets: 100_000,
     changes: Amount { updates: 3000, syncs: 200, seconds: 60 },
-    under_load: IptablesDataplane::with_variant(Variant::Legacy),
-    survives: |_| Box::new(IptablesDataplane::with_variant(Variant::Legacy)),
+    under_load: iptables(Variant::Legacy),
+    survives: |_| Box::new(iptables(Variant::Legacy)),
     pins: false,
     kills: 100,
     treats: Some(|established| {
-        Box::new(IptablesDataplane::with_variant(Variant::Legacy).with_established(established))
+        Box::new(iptables(Variant::Legacy).with_established(established))
     }),
     vandals: drift::IPTABLES_LEGACY
 );
@@ -259,6 +259,11 @@ fn offered<T>(what: Option<T>, holds: impl FnOnce(T)) {
         Some(what) => holds(what),
         None => eprintln!("NOT OFFERED by this backend: {}", core::any::type_name::<T>()),
     }
+}
+
+/// A dataplane that waits as long as it takes for the lock of the packet filter, which all labs of this machine share.
+fn iptables(variant: Variant) -> IptablesDataplane {
+    IptablesDataplane::with_variant(variant).with_patience(120)
 }
 
 /// A dataplane that need not ask the kernel what it is.
