@@ -166,7 +166,8 @@ impl Observed {
                     None => self.foreign = true,
                 }
             } else if let Some(like) = wanted.maps.get(&name) {
-                if kind != Some(SetKind::from(like)) || !is_roomy(room, like.len()) {
+                // One that is too small holds something else, and is made anew under another name.
+                if kind != Some(SetKind::from(like)) {
                     self.foreign = true;
                     continue;
                 }
