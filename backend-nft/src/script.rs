@@ -73,9 +73,9 @@ impl Table {
                 Some(self.rooms.get(name).copied().unwrap_or_else(|| exact_room(elements.len())))
             }
             Elements::ProtocolPorts(_) => Some(exact_room(elements.len())),
-            // Ranges are no hash, protocols are a bitmap, and pairs are edited but seldom looked up.
             // One comes before another goes.
             Elements::Marks(_) => Some(2),
+            // Ranges are no hash, protocols are a bitmap, and pairs are edited but seldom looked up.
             Elements::V4Ranges(_)
             | Elements::V6Ranges(_)
             | Elements::Ports(_)
