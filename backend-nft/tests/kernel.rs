@@ -31,8 +31,8 @@ use netpol_conformance::events::{Happening, Script};
 use netpol_core::backend::{Backend as _, Dataplane as _, Established, Updated};
 use netpol_core::engine::{Delta, Engine, Event, MemberChange, Switch};
 use netpol_core::ir::{
-    Action, Direction, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports, Rule,
-    RuleBlock, Ruleset, Scope,
+    Action, Direction, Endpoint, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports,
+    Rule, RuleBlock, Ruleset, Scope,
 };
 use netpol_core::model::ObjectRef;
 use netpol_core::net::{AddressSet, PrefixSet};
@@ -281,6 +281,11 @@ fn members(numbers: core::ops::Range<u32>) -> PeerSet {
 
 /// One pod that only the members of a set reach.
 fn open_to(set: &PeerSet) -> Ruleset {
+    pods_open_to(1, set)
+}
+
+/// So many pods that only the members of a set reach.
+fn pods_open_to(count: u8, set: &PeerSet) -> Ruleset {
     let policy = PolicyRef {
         kind: PolicyKind::NetworkPolicy,
         object: ObjectRef::new("default", "many"),
@@ -298,9 +303,16 @@ fn open_to(set: &PeerSet) -> Ruleset {
         network_policy: Some(vec![Arc::new(block)]),
         ..Pipeline::open(Direction::Ingress)
     };
-    let pod = rulesets::pod(0, &ingress, &Pipeline::open(Direction::Egress));
+    let egress = Pipeline::open(Direction::Egress);
+    let (first, pipelines) = rulesets::pod(0, &ingress, &egress);
+    let others = (1..count).map(|number| {
+        let pod = ObjectRef::new("default", &format!("other-{number}"));
+        let addresses = vec![[10, 77, 0, number].into()];
+        (Endpoint { pod, addresses, ..first.clone() }, pipelines.clone())
+    });
+    let pods = core::iter::once((first.clone(), pipelines.clone())).chain(others);
     let parts = Parts { scope: Scope::Node("n1".into()), ..Parts::default() };
-    rulesets::assemble(parts, vec![pod], vec![set.clone()])
+    rulesets::assemble(parts, pods.collect(), vec![set.clone()])
 }
 
 #[test]
@@ -521,6 +533,25 @@ fn a_set_that_is_full_is_made_anew() {
         set.addresses = members(0..5000).addresses;
         NftDataplane::new().sync(&open_to(&set)).unwrap();
         assert_in_kernel(&open_to(&set));
+    });
+}
+
+#[test]
+fn a_successor_with_many_more_pods_changes_the_table_and_does_not_replace_it() {
+    in_namespace(|| {
+        // While a table is replaced whole, packets can miss what its interval sets hold.
+        let handle = || {
+            let table = nft(&["--handle", "list", "table", "inet", "netpol"], "");
+            let first = table.lines().next().unwrap();
+            assert!(first.contains("# handle "), "{first}");
+            first.to_owned()
+        };
+        let table_of = |pods| pods_open_to(pods, &members(0..3));
+        NftDataplane::new().sync(&table_of(1)).unwrap();
+        let before = handle();
+        NftDataplane::new().sync(&table_of(200)).unwrap();
+        assert_eq!(handle(), before);
+        assert_in_kernel(&table_of(200));
     });
 }
 
