@@ -63,6 +63,10 @@ const JUDGE_REPLIES: &str = "judge-replies";
 const TO_PODS_OF_REPLIES: &str = "to-pods-of-replies";
 /// The chain of what both sides let through.
 const PASSED: &str = "passed";
+/// The set of the generation that passes, and the chain that writes it. Neither has a verdict: the kernel would go through
+/// the whole table for each change of a rule that has one.
+const GENERATION: &str = "generation";
+const STAMP: &str = "stamp";
 /// The chain that judges the destination's side.
 const TO_PODS: &str = "to-pods";
 /// The protocols that have ports.
@@ -127,6 +131,10 @@ impl Builder<'_> {
         for family in [Family::V4, Family::V6] {
             let pairs = own_pairs(ruleset, family);
             self.state.table.sets.insert(own_addresses(family).into(), pairs);
+        }
+        if let Some(stamp) = self.state.stamp {
+            let marks = Elements::Marks(vec![stamp.value]);
+            self.state.table.sets.insert(GENERATION.into(), marks);
         }
         let ported = Protocol::ALL.map(Protocol::number).to_vec();
         self.state.table.sets.insert(PORTED.into(), Elements::Protocols(ported));
@@ -265,14 +273,16 @@ fn frame(
     chains
 }
 
-/// Returns the chains of the frame that hold the generation: who carries it passes, and who is let through gets it.
-fn frame_of_stamp(stamp: Stamp) -> [(Name, Chain); 2] {
-    let accept = Rule::new(vec![Match::Stamped(stamp)], Statement::Verdict(Verdict::Accept));
+/// Returns the chains of the frame that are about the generation: who carries it passes, and who is let through gets it.
+fn frame_of_stamp(stamp: Stamp) -> [(Name, Chain); 3] {
+    let stamped = Match::Stamped(stamp.mask, GENERATION.into());
+    let accept = Rule::new(vec![stamped], Statement::Verdict(Verdict::Accept));
     let forward = vec![accept, Rule::always(Verdict::Goto(JUDGE.into()))];
     // What belongs to no connection that is known cannot be marked, but passes.
-    let stamped = Rule::new(Vec::new(), Statement::Stamp(stamp));
-    let passed = vec![stamped, Rule::always(Verdict::Accept)];
+    let write = Rule::new(Vec::new(), Statement::Stamp(stamp));
+    let passed = vec![Rule::always(Verdict::Jump(STAMP.into())), Rule::always(Verdict::Accept)];
     [
+        (STAMP.into(), Chain { hook: None, rules: vec![write] }),
         (FORWARD.into(), Chain { hook: Some(Hook::Forward), rules: forward }),
         (PASSED.into(), Chain { hook: None, rules: passed }),
     ]
@@ -337,8 +347,9 @@ fn unknown_pods(builder: &mut Builder<'_>) -> Vec<(End, Rule)> {
 
 /// Returns whether an object of the frame has this name: it stays, whether or not anything refers to it.
 fn is_frame(name: &str) -> bool {
-    [FORWARD, "input", JUDGE, JUDGE_REPLIES, PASSED, TO_PODS, TO_PODS_OF_REPLIES, PORTED]
+    [FORWARD, "input", JUDGE, JUDGE_REPLIES, PASSED, STAMP, TO_PODS, TO_PODS_OF_REPLIES]
         .contains(&name)
+        || [GENERATION, PORTED].contains(&name)
         || [Family::V4, Family::V6].map(own_addresses).contains(&name)
 }
 

@@ -13,7 +13,7 @@ use super::builder::{Builder, LARGE};
 use super::pipeline::Place;
 use super::state::{Log, Lowering, Object};
 use super::version::{unversioned, versioned};
-use super::{Dispatch, frame_of_stamp, own_addresses, own_pairs};
+use super::{Dispatch, GENERATION, frame_of_stamp, own_addresses, own_pairs};
 use crate::script::{Elements, Name, Targets, Verdict};
 
 /// What a delta changes in the table.
@@ -25,7 +25,7 @@ pub(crate) struct Changes {
     pub(crate) frame: BTreeSet<Name>,
     /// Addresses that are led to other chains beside them.
     pub(crate) redirects: Vec<Redirect>,
-    /// Members that come and go beside them; pairs of own addresses.
+    /// Members that come and go beside them; pairs of own addresses, and the generation.
     pub(crate) pairs: Vec<Edit>,
     /// Members that come and go: one look-up each.
     pub(crate) joins: Vec<Edit>,
@@ -106,18 +106,23 @@ impl Builder<'_> {
 }
 
 impl Lowering {
-    /// Gives the rules another generation, if it counts. Returns the chains that hold it.
-    pub(crate) fn restamp(&mut self) -> BTreeSet<Name> {
-        let mut changed = BTreeSet::new();
+    /// Gives the rules another generation, if it counts. Returns what holds it: chains, and an edit of a set.
+    pub(crate) fn restamp(&mut self) -> (BTreeSet<Name>, Option<Edit>) {
+        let (mut changed, mut edit) = (BTreeSet::new(), None);
         if let Some(stamp) = self.stamp {
             self.stamp = Some(stamp.next());
+            let set = Name::from(GENERATION);
+            let [before, after] =
+                [stamp, stamp.next()].map(|stamp| Elements::Marks(alloc::vec![stamp.value]));
+            self.table.sets.insert(set.clone(), after.clone());
+            edit = Some(Edit { set, joins: after, leaves: before });
             for (name, chain) in frame_of_stamp(stamp.next()) {
                 if self.put_frame(&name, chain) {
                     changed.insert(name);
                 }
             }
         }
-        changed
+        (changed, edit)
     }
 
     /// Carries out a delta that leads to `ruleset`.
@@ -164,7 +169,9 @@ impl Lowering {
             || !changes.redirects.is_empty()
             || is_ordered && !changes.joins.is_empty();
         if closes {
-            changes.frame.extend(self.restamp());
+            let (chains, edit) = self.restamp();
+            changes.frame.extend(chains);
+            changes.pairs.extend(edit);
         }
         Ok(changes)
     }

@@ -110,8 +110,7 @@ impl Table {
         }
         match &rule.statement {
             Statement::Verdict(verdict) => Some(verdict),
-            Statement::Stamp(_) => Some(&Verdict::Accept),
-            Statement::Report(_) => None,
+            Statement::Stamp(_) | Statement::Report(_) => None,
             Statement::Map(key, name) => {
                 let map = self.maps.get(name)?;
                 match key {
@@ -133,7 +132,7 @@ impl Table {
             | Match::NeighbourDiscovery
             | Match::Related
             | Match::Reply
-            | Match::Stamped(_) => false,
+            | Match::Stamped(..) => false,
             Match::In(key, set) => self.looked_up(*key, set, packet) == Some(true),
             Match::NotIn(key, set) => self.looked_up(*key, set, packet) == Some(false),
             Match::Within(_, end, range) => range.contains(packet.address(*end)),
