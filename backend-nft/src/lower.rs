@@ -6,10 +6,11 @@
 //! input   ─ replies ─ source's node pipeline ─▶ accept
 //! ```
 //!
-//! Where open connections are judged again, `passed` writes the generation of the rules into the connection's mark, and
-//! `forward` lets pass without more ado what carries it. After a change the generation is another one, so that the next packet
-//! of every connection is judged, whichever way it goes: packets of replies by chains of their own, which read both ends from
-//! the connection.
+//! Where open connections are judged again, `stamp` writes the generation of the rules into the connection's mark, and
+//! `forward` lets pass without more ado what carries the one in the set `generation`. A change that closes puts another one
+//! there, so that the next packet of every connection is judged, whichever way it goes: packets of replies by chains of their
+//! own, which read both ends from the connection. What `stamp` writes follows once no packet is under way that was judged before
+//! the change; until then connections get one that does not pass, and every packet is judged.
 //!
 //! In strict mode both first drop what comes from an address of pods that no known pod owns, and `forward` what goes to one.
 //! What the node itself sends passes neither.
@@ -85,6 +86,7 @@ impl Lowering {
     pub(crate) fn new(ruleset: &Ruleset, versions: Versions, style: Style) -> Self {
         let mut state = Self::default();
         (state.stamp, state.reports, state.versions) = (style.stamp, style.reports, versions);
+        state.written = style.written.or(style.stamp);
         for (id, pipeline) in ruleset.pipelines() {
             state.learn(id, pipeline);
         }
@@ -147,7 +149,8 @@ impl Builder<'_> {
         }
         self.state.dispatch = dispatch;
         let dispatched = self.state.dispatched.clone();
-        let chains = frame(ruleset.settings(), self.state.stamp, &dispatched, &unknown, &guards);
+        let written = self.state.written;
+        let chains = frame(ruleset.settings(), written, &dispatched, &unknown, &guards);
         chains
             .into_iter()
             .filter_map(|(name, chain)| self.state.put_frame(&name, chain).then_some(name))
@@ -199,10 +202,10 @@ impl Dispatch {
     }
 }
 
-/// Returns the chains that are always there.
+/// Returns the chains that are always there, where connections get this generation.
 fn frame(
     settings: Settings,
-    stamp: Option<Stamp>,
+    written: Option<Stamp>,
     dispatched: &BTreeMap<(Place, Family), Dispatch>,
     unknown: &[(End, Rule)],
     guards: &[Rule; 2],
@@ -210,7 +213,7 @@ fn frame(
     let verdict = |matches, verdict| Rule::new(matches, Statement::Verdict(verdict));
     let accept = |condition| verdict(vec![condition], Verdict::Accept);
     let to_pods = Rule::always(Verdict::Goto(TO_PODS.into()));
-    let passed = Rule::always(match stamp {
+    let passed = Rule::always(match written {
         Some(_) => Verdict::Goto(PASSED.into()),
         None => Verdict::Accept,
     });
@@ -225,7 +228,7 @@ fn frame(
     }
     let mut judge = strict(&[End::Source, End::Destination]);
     judge.extend(unjudged.iter().cloned());
-    if stamp.is_some() {
+    if written.is_some() {
         judge.push(verdict(vec![Match::Reply], Verdict::Goto(JUDGE_REPLIES.into())));
     }
     judge.extend(dispatch_rules(Place::Egress, dispatched, guards));
@@ -244,7 +247,7 @@ fn frame(
     let mut add = |name: &str, hook, rules| chains.push((name.into(), Chain { hook, rules }));
     let related = [accept(Match::Related), accept(Match::NeighbourDiscovery)];
     let replies = [accept(Match::EstablishedOrRelated), accept(Match::NeighbourDiscovery)];
-    match stamp {
+    match written {
         Some(_) => {
             add(JUDGE, None, related.iter().cloned().chain(judge).collect());
             let mut replies = dispatch_rules(Place::EgressOfReply, dispatched, guards);
@@ -269,17 +272,17 @@ fn frame(
     input.push(Rule::always(Verdict::Accept));
     add("input", Some(Hook::Input), input);
     add(TO_PODS, None, to_pods);
-    chains.extend(stamp.into_iter().flat_map(frame_of_stamp));
+    chains.extend(written.into_iter().flat_map(frame_of_stamp));
     chains
 }
 
-/// Returns the chains of the frame that are about the generation: who carries it passes, and who is let through gets it.
-fn frame_of_stamp(stamp: Stamp) -> [(Name, Chain); 3] {
-    let stamped = Match::Stamped(stamp.mask, GENERATION.into());
+/// Returns the chains of the frame that are about the generation: who carries it passes, and who is let through gets `written`.
+fn frame_of_stamp(written: Stamp) -> [(Name, Chain); 3] {
+    let stamped = Match::Stamped(written.mask, GENERATION.into());
     let accept = Rule::new(vec![stamped], Statement::Verdict(Verdict::Accept));
     let forward = vec![accept, Rule::always(Verdict::Goto(JUDGE.into()))];
     // What belongs to no connection that is known cannot be marked, but passes.
-    let write = Rule::new(Vec::new(), Statement::Stamp(stamp));
+    let write = Rule::new(Vec::new(), Statement::Stamp(written));
     let passed = vec![Rule::always(Verdict::Jump(STAMP.into())), Rule::always(Verdict::Accept)];
     [
         (STAMP.into(), Chain { hook: None, rules: vec![write] }),

@@ -3,7 +3,10 @@
 //! The tree holds only what the lowering needs, so that everything in it can be printed, encoded and evaluated exactly.
 //! Names are content: two objects of one name hold the same rules or the same members' source.
 
+#[cfg(not(all(test, feature = "apply")))]
 mod evaluate;
+#[cfg(all(test, feature = "apply"))]
+pub(crate) mod evaluate;
 mod set;
 mod text;
 
@@ -269,6 +272,22 @@ pub enum Verdict {
     Goto(Name),
     /// Goes to a chain, and comes back where that ends.
     Jump(Name),
+}
+
+impl Chain {
+    /// Returns whether both do nothing but mark connections, with generations of one mask.
+    #[cfg(feature = "apply")]
+    pub(crate) fn is_stamp_like(&self, other: &Self) -> bool {
+        let mask = |chain: &Self| match chain.rules.as_slice() {
+            [Rule { matches, counted: None, statement: Statement::Stamp(stamp), comment: None }]
+                if matches.is_empty() && chain.hook.is_none() =>
+            {
+                Some(stamp.mask)
+            }
+            _ => None,
+        };
+        mask(self).is_some() && mask(self) == mask(other)
+    }
 }
 
 impl Verdict {

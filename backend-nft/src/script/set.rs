@@ -172,6 +172,23 @@ impl Elements {
         }
     }
 
+    /// Returns the members that are single addresses.
+    #[cfg(feature = "apply")]
+    pub(crate) fn addresses(&self) -> Box<dyn Iterator<Item = IpAddr> + '_> {
+        match self {
+            Self::V4(members) => Box::new(members.iter().copied().map(IpAddr::from)),
+            Self::V6(members) => Box::new(members.iter().copied().map(IpAddr::from)),
+            Self::V4Pairs(_)
+            | Self::V6Pairs(_)
+            | Self::V4Ranges(_)
+            | Self::V6Ranges(_)
+            | Self::Protocols(_)
+            | Self::ProtocolPorts(_)
+            | Self::Marks(_)
+            | Self::Ports(_) => Box::new(core::iter::empty()),
+        }
+    }
+
     /// Returns whether the address of a packet is a member.
     pub(crate) fn contains_address(&self, address: IpAddr) -> bool {
         match (self, address) {
