@@ -34,7 +34,7 @@ const MANY: usize = 4096;
 pub(super) struct Unsettled {
     /// There was a transaction.
     any: bool,
-    /// Where addresses joined and left.
+    /// Where addresses joined and still are, and where they left.
     joined: BTreeMap<IpAddr, BTreeSet<Name>>,
     left: BTreeMap<IpAddr, BTreeSet<Name>>,
     /// Addresses that left sets of egress.
@@ -123,6 +123,10 @@ impl Unsettled {
         for edit in seen.leaves {
             for address in edit.leaves.addresses() {
                 self.left.entry(address).or_default().insert(edit.set.clone());
+                // What came and went again made nothing good that goes now.
+                if let Some(joined) = self.joined.get_mut(&address) {
+                    joined.remove(&edit.set);
+                }
                 if edit.sides.egress {
                     self.left_egress.insert(address);
                 }
