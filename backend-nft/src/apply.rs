@@ -46,8 +46,13 @@ use under_way::Unsettled;
 
 /// The base chain that lets pass what was judged before.
 const BASE: &str = "forward";
-/// How often we look again when others change nftables at the same time.
-const ATTEMPTS: u32 = 64;
+/// How long, and how often at the least, we look again when others change nftables at the same time.
+///
+/// A look is a few questions for each set, and is lost if anybody's transaction falls between the two halves of an answer: of
+/// a program that writes in a loop some hit one look in two, and nearly all where the machine is so busy that we are stopped in
+/// the middle. So a number alone is no bound for how long it takes to get through.
+const PATIENCE: Duration = Duration::from_secs(10);
+const ATTEMPTS: u32 = 16;
 /// How often names are given anew until none is taken by another content.
 const ROUNDS: usize = 4;
 /// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
@@ -160,7 +165,9 @@ impl NftDataplane {
         &mut self,
         mut attempt: impl FnMut(&mut Connection, u32) -> Result<(), Failure>,
     ) -> Result<(), SyncError> {
-        for number in 0..ATTEMPTS {
+        let begun = Instant::now();
+        let mut number = 0;
+        while number < ATTEMPTS || begun.elapsed() < PATIENCE {
             let kept = self.connection.take().filter(Connection::is_here);
             let ownership = self.options.ownership;
             let open = || Connection::open(ownership);
@@ -173,6 +180,7 @@ impl NftDataplane {
                 Err(Failure::Outdated | Failure::Gone) => {
                     // The socket may own the table: it is given up only where it is of no use any more.
                     self.connection = Some(connection).filter(|kept| kept.socket.drain());
+                    number += 1;
                 }
                 Err(Failure::Socket(error)) => return Err(in_socket(error)),
                 Err(Failure::Owned(socket)) => return Err(owned(socket)),
@@ -184,7 +192,7 @@ impl NftDataplane {
                 }
             }
         }
-        Err(SyncError::refused("table inet netpol", Busy))
+        Err(SyncError::refused("table inet netpol", Busy(number)))
     }
 }
 
@@ -247,7 +255,9 @@ impl Dataplane for NftDataplane {
                 Failure::Refused { object, source, .. } => SyncError::refused(object, source),
                 Failure::Owned(socket) => owned(socket),
                 Failure::CannotOwn => cannot_own(),
-                Failure::Outdated | Failure::Gone => SyncError::refused("table inet netpol", Busy),
+                Failure::Outdated | Failure::Gone => {
+                    SyncError::refused("table inet netpol", Busy(2))
+                }
             })?;
         }
         counters.ok_or_else(|| SyncError::Missing {
@@ -269,7 +279,7 @@ impl Dataplane for NftDataplane {
             None => Ok(Denials::default()),
             Some(Ok(denials)) => Ok(denials),
             Some(Err(Failure::Socket(error))) => Err(in_log(group, error)),
-            Some(Err(_)) => Err(SyncError::refused("netfilter's log", Busy)),
+            Some(Err(_)) => Err(SyncError::refused("netfilter's log", Busy(1))),
         }
     }
 
@@ -454,8 +464,8 @@ fn versions_in(table: &Table) -> Versions {
 
 /// Somebody changes nftables faster than we can look.
 #[derive(Debug, thiserror::Error)]
-#[error("nftables changed {ATTEMPTS} times in a row while it was looked at")]
-struct Busy;
+#[error("nftables changed {0} times in a row while it was looked at")]
+struct Busy(u32);
 
 /// Has connections get the generation that passes, where they get another one.
 fn ratify_there(

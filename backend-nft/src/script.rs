@@ -279,11 +279,9 @@ impl Chain {
     #[cfg(feature = "apply")]
     pub(crate) fn is_stamp_like(&self, other: &Self) -> bool {
         let mask = |chain: &Self| match chain.rules.as_slice() {
-            [Rule { matches, counted: None, statement: Statement::Stamp(stamp), comment: None }]
-                if matches.is_empty() && chain.hook.is_none() =>
-            {
-                Some(stamp.mask)
-            }
+            [
+                Rule { matches, counted: None, statement: Statement::Stamp(stamp), comment: None },
+            ] if matches.is_empty() && chain.hook.is_none() => Some(stamp.mask),
             _ => None,
         };
         mask(self).is_some() && mask(self) == mask(other)

@@ -99,7 +99,12 @@ impl<'a> Steps<'a> {
     }
 
     /// Adds a transaction, behind a wait where that must be.
-    fn commit(&mut self, operations: Vec<Operation<'a>>, seen: &Seen<'_>, unsettled: &mut Unsettled) {
+    fn commit(
+        &mut self,
+        operations: Vec<Operation<'a>>,
+        seen: &Seen<'_>,
+        unsettled: &mut Unsettled,
+    ) {
         if operations.is_empty() {
             return;
         }

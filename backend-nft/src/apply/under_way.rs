@@ -88,11 +88,13 @@ impl Unsettled {
     /// Returns whether an address joins a set of ingress when another one left one of egress.
     fn opens_behind(&self, joins: &[Edit]) -> bool {
         let differ = |one: IpAddr| {
-            self.left_egress
-                .iter()
-                .any(|other| *other != one && other.is_ipv4() == one.is_ipv4())
+            self.left_egress.iter().any(|other| *other != one && other.is_ipv4() == one.is_ipv4())
         };
-        joins.iter().filter(|edit| edit.sides.ingress).flat_map(|edit| edit.joins.addresses()).any(differ)
+        joins
+            .iter()
+            .filter(|edit| edit.sides.ingress)
+            .flat_map(|edit| edit.joins.addresses())
+            .any(differ)
     }
 
     /// Returns whether there would be more than one look-up of a packet unsettled.

@@ -37,17 +37,7 @@ impl Connection {
             }
         };
         self.make_room(before, known.stamp)?;
-        let mut made = self.carry_out(generation, fault, &changes, &known);
-        if matches!(made, Err((Failure::Outdated, true))) {
-            // Others wrote before we did anything. If it was nothing of ours, what is known still holds.
-            if let Some(generation) = self.since_unchanged()? {
-                made = self.carry_out(generation, fault, &changes, &known);
-            }
-        }
-        let (generation, ratified) = made.map_err(|(failure, _)| failure)?;
-        if ratified {
-            known.ratify();
-        }
+        let (generation, ratified) = self.carry_out(generation, fault, &changes, &known)?;
         if changes.generation.is_some() && !ratified {
             let since = self.closed.map_or_else(Instant::now, |(since, _)| since);
             self.closed = Some((since, Instant::now()));
@@ -55,7 +45,7 @@ impl Connection {
         if ratified {
             self.closed = None;
         }
-        self.known = generation.map(|generation| (generation, known));
+        self.known = Some((generation, known));
         // Where there is always something that closes, connections get what passes now and then all the same.
         if self.closed.is_some_and(|(since, _)| since.elapsed() > SETTLED) {
             self.settle_generation(true);
@@ -98,57 +88,62 @@ impl Connection {
         Ok(generation)
     }
 
-    /// Carries changes out. Returns the generation that was made, and whether connections get the one of the rules; with a
-    /// failure, whether nothing was done.
+    /// Carries changes out. Returns the generation that was made, and whether connections get the one of the rules.
     fn carry_out(
         &mut self,
-        generation: u32,
-        fault: Fault,
+        mut generation: u32,
+        mut fault: Fault,
         changes: &Changes,
         known: &Lowering,
-    ) -> Result<(Option<u32>, bool), (Failure, bool)> {
+    ) -> Result<(u32, bool), Failure> {
+        // Should it fail half way, nothing is known any more, and a sync waits for packets in any case.
         let mut unsettled = self.unsettled();
         let ratification = known.ratification();
-        let steps =
-            Steps::new(changes, &known.table, ratification.as_ref(), &mut unsettled);
-        let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
-        let done = take(&mut transactions, &steps);
-        // Should it have failed half way, there is more that packets may have seen: nothing is known then, and a sync waits.
-        let made = transactions.generation;
+        let steps = Steps::new(changes, &known.table, ratification.as_ref(), &mut unsettled);
         self.noted(unsettled);
-        match done {
-            Ok(()) => Ok((made, steps.ratifies)),
-            Err(failure) => Err((failure.measured(&known.table), made == Some(generation))),
+        for (number, step) in steps.list.iter().enumerate() {
+            let Step::Commit(operations) = step else {
+                wait_for_packets();
+                continue;
+            };
+            let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
+            let mut done = transactions.commit(operations);
+            if matches!(done, Err(Failure::Outdated)) {
+                // Others wrote meanwhile. If it was nothing of ours, what is known still holds.
+                let fault = transactions.fault;
+                if let Some(generation) = self.since_unchanged()? {
+                    transactions = Transactions::new(&self.socket, Some(generation), fault);
+                    done = transactions.commit(operations);
+                } else {
+                    transactions = Transactions::new(&self.socket, None, fault);
+                }
+            }
+            if let Err(failure) = done {
+                if number > 0 && !steps.undo.is_empty() && !transactions.is_ended() {
+                    // What was created is out of use, unless the change got half way; then this fails, and the next look finds it.
+                    let _ = transactions.undo(&steps.undo);
+                }
+                return Err(failure.measured(&known.table));
+            }
+            fault = transactions.fault;
+            generation = transactions.generation.unwrap_or(generation);
         }
+        if let Some((when, _)) = &mut self.unsettled {
+            *when = Instant::now();
+        }
+        Ok((generation, steps.ratifies))
     }
 
     /// Returns what packets that are under way may have seen otherwise than it is.
     fn unsettled(&mut self) -> Unsettled {
         let (when, unsettled) = self.unsettled.take().unzip();
-        unsettled.filter(|_| when.is_some_and(|when: Instant| when.elapsed() < SETTLED)).unwrap_or_default()
+        unsettled
+            .filter(|_| when.is_some_and(|when: Instant| when.elapsed() < SETTLED))
+            .unwrap_or_default()
     }
 
     /// Remembers what packets that are under way now may have seen otherwise than it is.
     pub(super) fn noted(&mut self, unsettled: Unsettled) {
         self.unsettled = Some((Instant::now(), unsettled));
     }
-}
-
-/// Takes the steps.
-fn take(transactions: &mut Transactions<'_>, steps: &Steps<'_>) -> Result<(), Failure> {
-    for (number, step) in steps.list.iter().enumerate() {
-        let done = match step {
-            Step::Commit(operations) => transactions.commit(operations),
-            Step::Wait => {
-                wait_for_packets();
-                Ok(())
-            }
-        };
-        if done.is_err() && number > 0 && !steps.undo.is_empty() && !transactions.is_ended() {
-            // What was created is out of use, unless the change got half way; then this fails, and the next look finds it.
-            let _ = transactions.undo(&steps.undo);
-        }
-        done?;
-    }
-    Ok(())
 }

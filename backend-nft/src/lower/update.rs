@@ -124,7 +124,8 @@ impl Lowering {
         let [before, after] = [self.stamp?, self.stamp?.next()];
         self.stamp = Some(after);
         let set = Name::from(GENERATION);
-        let [leaves, joins] = [before, after].map(|stamp| Elements::Marks(alloc::vec![stamp.value]));
+        let [leaves, joins] =
+            [before, after].map(|stamp| Elements::Marks(alloc::vec![stamp.value]));
         self.table.sets.insert(set.clone(), joins.clone());
         Some(Edit { set, joins, leaves, sides: Sides::default() })
     }

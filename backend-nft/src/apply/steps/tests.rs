@@ -226,7 +226,8 @@ fn carry_out(table: &mut Table, operation: &Operation<'_>) {
         members.sort_unstable();
         members.dedup();
     }
-    let edit = |set: &mut Elements, joins: &Elements, leaves: &Elements| match (set, joins, leaves) {
+    let edit = |set: &mut Elements, joins: &Elements, leaves: &Elements| match (set, joins, leaves)
+    {
         (Elements::V4Pairs(all), Elements::V4Pairs(j), Elements::V4Pairs(l)) => change(all, j, l),
         (Elements::V6Pairs(all), Elements::V6Pairs(j), Elements::V6Pairs(l)) => change(all, j, l),
         (Elements::Marks(all), Elements::Marks(j), Elements::Marks(l)) => change(all, j, l),
@@ -236,7 +237,7 @@ fn carry_out(table: &mut Table, operation: &Operation<'_>) {
     match operation {
         Operation::NewSet(name, elements, room) => {
             if let Some(room) = room
-                && table.rooms.get(*name).is_none()
+                && !table.rooms.contains_key(*name)
                 && matches!(elements, Elements::V4(_) | Elements::V6(_))
                 && (name.starts_with('s') || name.starts_with('u'))
             {
@@ -341,7 +342,6 @@ fn campaign(seeds: core::ops::Range<u64>, waits: usize, script: impl Fn(u64) -> 
         all.packets += tally.packets;
         all.stamped += tally.stamped;
     }
-    eprintln!("{all:?}");
     assert!(all.updates > 50 && all.at_once > 20 && all.waits >= waits, "{all:?}");
     assert!(all.packets > 10_000 && all.stamped > 1000, "{all:?}");
 }

@@ -5,6 +5,8 @@
 //! the edition that is not current, into every chain that it or the one before it changed, and then comes into force; sets
 //! and maps change with that. A chain that is deleted is emptied first, as is a map; the members of a set outlive it.
 
+#![expect(clippy::indexing_slicing, reason = "test support")]
+
 use core::cell::Cell;
 
 use netpol_core::ir::{self, Flow};
