@@ -154,7 +154,9 @@ fn largest_set(ruleset: &Ruleset) -> String {
 /// One policy of a node of 250 pods and 2,000 sets.
 fn one_policy() {
     println!("\none policy changes its port (250 local pods)");
-    println!("| sets | update | how | its bare netlink batches | × | on the clock |\n|---|---|---|---|---|---|");
+    println!(
+        "| sets | update | how | its bare netlink batches | × | on the clock |\n|---|---|---|---|---|---|"
+    );
     for policies in [250, 2_000] {
         let size = Size { local: 250, policies, rules: 1, groups: policies, members: 50 };
         let mut engine = size.engine();
