@@ -528,6 +528,9 @@ fn lead(
             }
             return Err(failure);
         }
+    }
+    // What is to be deleted may have been in use a moment ago, if not by us then by a predecessor.
+    if plan.is_seen() || !plan.delete.is_empty() {
         wait();
     }
     transactions.commit(&plan.delete)
