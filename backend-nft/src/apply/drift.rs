@@ -22,6 +22,7 @@ impl Connection {
 
     /// Returns whether somebody else may have changed what is ours since we last looked.
     pub(super) fn has_drifted(&mut self) -> Result<bool, Failure> {
+        self.settle_generation(false);
         match &self.listener {
             Some(listener) => {
                 let heard = listener.hear()?;
@@ -64,8 +65,17 @@ impl Connection {
             }
             None => None,
         };
-        let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style }).table;
+        let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style });
+        let stamping = wanted.stamping();
+        let mut wanted = wanted.table;
         let observed = observe(&self.socket, &wanted)?;
+        // Behind a change connections get a generation from before it for a while.
+        if let Some((name, chain)) = stamping
+            && let Some(there) = observed.table.chains.get(&name)
+            && there.is_stamp_like(&chain)
+        {
+            wanted.chains.insert(name, there.clone());
+        }
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
         if observed.holder.is_none() {

@@ -112,6 +112,11 @@ impl Batch {
                 writer.nest(9, |writer| writer.number(1, room));
             }
             writer.number(10, id);
+            if kind.is_of_words() {
+                // For nft, which keeps it as type 0, length, `BYTEORDER_HOST_ENDIAN`.
+                let [a, b, c, d] = 1_u32.to_ne_bytes();
+                writer.bytes_attribute(13, &[0, 4, a, b, c, d]);
+            }
         });
     }
 
