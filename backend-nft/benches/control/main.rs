@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p netpol-nft --features kernel-tests --bench control` prints the tables of docs/benchmarks.md; needs root.
 //! Works in a network namespace of its own, which ends with the process. `-- NAME…` runs only the tables whose name
-//! contains one of them: `peer`, `policy`, `full`, `shapes`.
+//! contains one of them: `peer`, `policy`, `full`, `sets`, `shapes`.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -46,6 +46,9 @@ fn main() {
     }
     if wants("full") {
         full_sync();
+    }
+    if wants("sets") {
+        many_sets();
     }
     if wants("shapes") {
         shapes();
@@ -232,6 +235,41 @@ fn full_sync() {
         transactions.len(),
         sent / 1000
     );
+}
+
+/// As many peer sets as policies: the kernel finds a set by walking the names of all.
+fn many_sets() {
+    println!(
+        "\nfull sync of 250 local pods, each policy with a peer set of its own of ten members"
+    );
+    println!(
+        "| policies | full sync | × bare | `nft -f` of the same program × full sync |\n|---|---|---|---|"
+    );
+    for (policies, rounds) in [(1_000, 5), (3_000, 3), (10_000, 1)] {
+        let size = Size { local: 250, policies, rules: 1, groups: policies, members: 10 };
+        let engine = size.engine();
+        let ruleset = engine.snapshot();
+        let text = Nft::default().lower(ruleset).unwrap().to_string();
+        let (mut full, mut bare, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let mut dataplane = NftDataplane::new();
+            dataplane.remove().unwrap();
+            let mut transactions = Vec::new();
+            full.push(timed(|| transactions = overhear(|| dataplane.sync(ruleset).unwrap())));
+            dataplane.remove().unwrap();
+            let socket = Bare::open();
+            bare.push(timed(|| transactions.iter().for_each(|bytes| socket.commit(bytes))));
+            dataplane.remove().unwrap();
+            loaded.push(nft(&text));
+            dataplane.remove().unwrap();
+        }
+        let (full, bare, loaded) = (median(full), median(bare), median(loaded));
+        println!(
+            "| {policies} | {full:.1?} | {:.2} | {:.2} |",
+            ratio(full, bare),
+            ratio(loaded, full)
+        );
+    }
 }
 
 /// Loads a text with `nft` and returns what that took.

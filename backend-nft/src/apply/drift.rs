@@ -56,7 +56,8 @@ impl Connection {
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
         let generation = self.socket.generation()?;
-        let versions = versions_of(declared_sets(&self.socket)?);
+        let declared = declared_sets(&self.socket)?;
+        let versions = versions_of(&declared);
         // Without a generation that can be read, the chains that hold it differ.
         let stamp = match style.stamp {
             Some(first) => {
@@ -65,7 +66,7 @@ impl Connection {
             None => None,
         };
         let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style }).table;
-        let observed = observe(&self.socket, &wanted)?;
+        let observed = observe(&self.socket, &declared, &wanted)?;
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
         if observed.holder.is_none() {
@@ -75,7 +76,7 @@ impl Connection {
         if observed.foreign {
             found.push(table(Difference::Changed));
         }
-        let there = &observed.table;
+        let there = observed.into_table(&wanted);
         differences("set", (&there.sets, &wanted.sets), &mut found);
         differences("map", (&there.maps, &wanted.maps), &mut found);
         differences("chain", (&there.chains, &wanted.chains), &mut found);
