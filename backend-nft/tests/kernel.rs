@@ -28,7 +28,7 @@ use std::thread;
 
 use listing::Listing;
 use netpol_conformance::events::{Happening, Script};
-use netpol_core::backend::{Backend as _, Dataplane as _, Established, Updated};
+use netpol_core::backend::{Backend as _, Dataplane as _, Difference, Established, Updated};
 use netpol_core::engine::{Delta, Engine, Event, MemberChange, Switch};
 use netpol_core::ir::{
     Action, Direction, Endpoint, Parts, PeerSet, Peers, Pipeline, PolicyKind, PolicyRef, Ports,
@@ -552,6 +552,45 @@ fn a_successor_with_many_more_pods_changes_the_table_and_does_not_replace_it() {
         NftDataplane::new().sync(&table_of(200)).unwrap();
         assert_eq!(handle(), before);
         assert_in_kernel(&table_of(200));
+    });
+}
+
+#[test]
+fn whichever_message_of_many_transactions_is_refused_nothing_is_left_behind() {
+    in_namespace(|| {
+        let tables = || nft(&["list", "tables"], "");
+        // More members than one transaction makes.
+        let [small, large] = [3, 10_000].map(|count| open_to(&members(0..count)));
+        let mut refused = 0;
+        for message in 0.. {
+            let mut dataplane = NftDataplane::new();
+            dataplane.refuse(message);
+            if dataplane.sync(&large).is_ok() {
+                dataplane.remove().unwrap();
+                break;
+            }
+            assert_eq!(tables(), "", "message {message}");
+            refused += 1;
+        }
+        let mut dataplane = NftDataplane::new();
+        dataplane.sync(&small).unwrap();
+        let mut early = 0;
+        for message in 0.. {
+            dataplane.refuse(message);
+            if dataplane.sync(&large).is_ok() {
+                break;
+            }
+            if dataplane.verify(&small).unwrap().is_empty() {
+                early += 1;
+            } else {
+                // The new rules are in force; only what they leave over is still there.
+                let left = dataplane.verify(&large).unwrap();
+                assert!(left.iter().all(|drift| drift.difference == Difference::Unexpected));
+                dataplane.sync(&small).unwrap();
+            }
+        }
+        assert!(refused > 20 && early > 10, "{refused} refused, {early} early");
+        assert_in_kernel(&large);
     });
 }
 
