@@ -21,7 +21,7 @@ pub(crate) use listener::Listener;
 pub(crate) use log::Log;
 pub(crate) use object::Operation;
 pub(crate) use read::{Declared, Observed, counters, declared_sets, observe, stamp};
-pub(crate) use socket::Socket;
+pub(crate) use socket::{Socket, wait_for_packets};
 pub(crate) use table::{Holder, Holding, can_own, holder};
 
 use alloc::string::String;

@@ -239,7 +239,9 @@ fn full_sync() {
 
 /// As many sets of peers as policies, as those of a pod are for different ports: the kernel finds a set by walking the names of all.
 fn many_sets() {
-    println!("\nfull sync of 250 local pods and many policies, each with a port and ten peers of its own");
+    println!(
+        "\nfull sync of 250 local pods and many policies, each with a port and ten peers of its own"
+    );
     println!("| sets | full sync | its bare netlink transactions | `nft -f` of the same program |");
     println!("|---|---|---|---|");
     for (sets, rounds) in [(1_000, 5), (5_000, 3), (20_000, 1)] {

@@ -22,6 +22,7 @@ impl Connection {
 
     /// Returns whether somebody else may have changed what is ours since we last looked.
     pub(super) fn has_drifted(&mut self) -> Result<bool, Failure> {
+        self.settle_generation(false);
         match &self.listener {
             Some(listener) => {
                 let heard = listener.hear()?;
@@ -65,18 +66,28 @@ impl Connection {
             }
             None => None,
         };
-        let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style }).table;
+        let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style });
+        let stamping = wanted.stamping();
+        let mut wanted = wanted.table;
         let observed = observe(&self.socket, &declared, &wanted)?;
+        let (holder, is_foreign) = (observed.holder, observed.foreign);
+        let there = observed.into_table(&wanted);
+        // Behind a change connections get a generation from before it for a while.
+        if let Some((name, chain)) = stamping
+            && let Some(present) = there.chains.get(&name)
+            && present.is_stamp_like(&chain)
+        {
+            wanted.chains.insert(name, present.clone());
+        }
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
-        if observed.holder.is_none() {
+        if holder.is_none() {
             found.push(table(Difference::Missing));
             return Ok(found);
         }
-        if observed.foreign {
+        if is_foreign {
             found.push(table(Difference::Changed));
         }
-        let there = observed.into_table(&wanted);
         differences("set", (&there.sets, &wanted.sets), &mut found);
         differences("map", (&there.maps, &wanted.maps), &mut found);
         differences("chain", (&there.chains, &wanted.chains), &mut found);

@@ -131,7 +131,7 @@ impl<'a> Plan<'a> {
         }
         // Chains first: rules and entries refer to them.
         plan.create.append(&mut created);
-        plan.delete = Self::leftovers(there, wanted);
+        plan.delete.extend(Self::leftovers(there, wanted));
         plan
     }
 
@@ -196,7 +196,10 @@ impl<'a> Plan<'a> {
         }
         let (gone, new) = (present.without(wanted), wanted.without(present));
         if !gone.is_empty() {
-            self.switch.push(Operation::DeleteMembers(name, gone));
+            // Packets under the rules of before still ask whether two addresses are of one pod.
+            let late = matches!(wanted, Elements::V4Pairs(_) | Elements::V6Pairs(_));
+            let step = if late { &mut self.delete } else { &mut self.switch };
+            step.push(Operation::DeleteMembers(name, gone));
         }
         if !new.is_empty() {
             self.switch.push(Operation::AddMembers(name, Cow::Owned(new)));

@@ -18,8 +18,10 @@ use crate::script::{Chain, Elements, Name, Stamp, Table, Targets, Verdict};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lowering {
     pub(crate) table: Table,
-    /// The generation, if open connections are judged again.
+    /// The generation that passes, if open connections are judged again.
     pub(crate) stamp: Option<Stamp>,
+    /// The generation that connections get: the same, or one from before while packets may be under way that were judged then.
+    pub(crate) written: Option<Stamp>,
     /// Where denied flows are reported to, and how many a second.
     pub(super) reports: Option<(u16, u32)>,
     /// Sets that stand under other names.

@@ -13,8 +13,8 @@ use super::builder::{Builder, LARGE};
 use super::pipeline::Place;
 use super::state::{Log, Lowering, Object};
 use super::version::{unversioned, versioned};
-use super::{Dispatch, frame_of_stamp, own_addresses, own_pairs};
-use crate::script::{Elements, Name, Targets, Verdict};
+use super::{Dispatch, GENERATION, STAMP, frame_of_stamp, own_addresses, own_pairs};
+use crate::script::{Chain, Elements, Name, Targets, Verdict};
 
 /// What a delta changes in the table.
 #[derive(Debug, Default)]
@@ -25,25 +25,29 @@ pub(crate) struct Changes {
     pub(crate) frame: BTreeSet<Name>,
     /// Addresses that are led to other chains beside them.
     pub(crate) redirects: Vec<Redirect>,
-    /// Members that come and go beside them; pairs of own addresses.
+    /// Pairs of own addresses that come before, and go when no packet asks for them any more.
     pub(crate) pairs: Vec<Edit>,
-    /// Members that come and go: one look-up each.
+    /// Members that come and go.
     pub(crate) joins: Vec<Edit>,
     pub(crate) leaves: Vec<Edit>,
-    /// Whether the joins come before the frame and the leaves behind it, or the other way round.
+    /// Whether members are looked up where order decides.
+    pub(crate) is_ordered: bool,
+    /// What lets nothing pass unjudged that was judged before.
+    pub(crate) generation: Option<Edit>,
+    /// What members and the frame have to do with one another.
     pub(crate) order: Order,
 }
 
 /// In which order members and the frame change.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Order {
-    /// Joins, then leaves; the frame stays.
+    /// Only one of the two changes.
     #[default]
-    JoinsThenLeaves,
+    Apart,
     /// A pod comes: it is policed, then others know it.
     FrameThenJoins,
-    /// A pod goes: others forget it, then it is no longer policed.
-    LeavesThenFrame,
+    /// A pod goes: others forget it as it is no longer policed.
+    WithLeaves,
 }
 
 /// Members of a set that come or go.
@@ -52,6 +56,14 @@ pub(crate) struct Edit {
     pub(crate) set: Name,
     pub(crate) joins: Elements,
     pub(crate) leaves: Elements,
+    pub(crate) sides: Sides,
+}
+
+/// By which pipelines a set is looked up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Sides {
+    pub(crate) egress: bool,
+    pub(crate) ingress: bool,
 }
 
 /// Entries of a map that lead elsewhere.
@@ -106,18 +118,41 @@ impl Builder<'_> {
 }
 
 impl Lowering {
-    /// Gives the rules another generation, if it counts. Returns the chains that hold it.
-    pub(crate) fn restamp(&mut self) -> BTreeSet<Name> {
-        let mut changed = BTreeSet::new();
-        if let Some(stamp) = self.stamp {
-            self.stamp = Some(stamp.next());
-            for (name, chain) in frame_of_stamp(stamp.next()) {
-                if self.put_frame(&name, chain) {
-                    changed.insert(name);
-                }
-            }
+    /// Gives the rules another generation, if it counts: nothing that was judged before passes unjudged. Returns the edit of the
+    /// set that holds it.
+    pub(crate) fn restamp(&mut self) -> Option<Edit> {
+        let [before, after] = [self.stamp?, self.stamp?.next()];
+        self.stamp = Some(after);
+        let set = Name::from(GENERATION);
+        let [leaves, joins] =
+            [before, after].map(|stamp| Elements::Marks(alloc::vec![stamp.value]));
+        self.table.sets.insert(set.clone(), joins.clone());
+        Some(Edit { set, joins, leaves, sides: Sides::default() })
+    }
+
+    /// Returns the chain by which connections get the generation that passes, if they get another one. No packet may be under
+    /// way that was judged before the last change that closed something.
+    pub(crate) fn ratification(&self) -> Option<(Name, Chain)> {
+        self.stamping().filter(|_| self.stamp != self.written)
+    }
+
+    /// Returns the chain by which connections get the generation that passes.
+    pub(crate) fn stamping(&self) -> Option<(Name, Chain)> {
+        frame_of_stamp(self.stamp?).into_iter().find(|(name, _)| **name == *STAMP)
+    }
+
+    /// Returns whether the next generation is of the other half of all there are, of which connections may not get one any
+    /// more.
+    pub(crate) fn is_about_to_cross(&self) -> bool {
+        self.stamp.is_some_and(|stamp| stamp.is_high() != stamp.next().is_high())
+    }
+
+    /// Remembers that connections get the generation that passes.
+    pub(crate) fn ratify(&mut self) {
+        if let Some((name, chain)) = self.ratification() {
+            self.put_frame(&name, chain);
+            self.written = self.stamp;
         }
-        changed
     }
 
     /// Carries out a delta that leads to `ruleset`.
@@ -164,8 +199,9 @@ impl Lowering {
             || !changes.redirects.is_empty()
             || is_ordered && !changes.joins.is_empty();
         if closes {
-            changes.frame.extend(self.restamp());
+            changes.generation = self.restamp();
         }
+        changes.is_ordered = is_ordered;
         Ok(changes)
     }
 
@@ -239,7 +275,8 @@ impl Lowering {
         let pairs = before.into_iter().flatten().filter_map(|(set, before)| {
             let after = self.table.sets.get(&set)?;
             let (joins, leaves) = (after.without(&before), before.without(after));
-            (!joins.is_empty() || !leaves.is_empty()).then_some(Edit { set, joins, leaves })
+            let sides = Sides::default();
+            (!joins.is_empty() || !leaves.is_empty()).then_some(Edit { set, joins, leaves, sides })
         });
         changes.pairs = pairs.collect();
     }
@@ -291,14 +328,19 @@ impl Lowering {
             let joins = Elements::of_family(family, joins.into_iter());
             let leaves = Elements::of_family(family, leaves.into_iter());
             let none = Elements::of_family(family, core::iter::empty());
+            let uses = || parts.iter().filter_map(|id| self.uses.get(id));
+            let sides = Sides {
+                egress: uses().any(|uses| uses.egress + uses.ordered > 0),
+                ingress: uses().any(|uses| uses.ingress + uses.ordered > 0),
+            };
             if let Some(present) = self.table.sets.get_mut(&name) {
                 present.edit(&joins, &leaves);
             }
             if !joins.is_empty() {
-                joining.push(Edit { set: name.clone(), joins, leaves: none.clone() });
+                joining.push(Edit { set: name.clone(), joins, leaves: none.clone(), sides });
             }
             if !leaves.is_empty() {
-                leaving.push(Edit { set: name, joins: none, leaves });
+                leaving.push(Edit { set: name, joins: none, leaves, sides });
             }
         }
         (joining, leaving)
@@ -346,7 +388,7 @@ impl Lowering {
                 && delta.create.is_empty()
                 && delta.delete.is_empty();
             let edit = alone && self.is_one_look_up(&switch.members);
-            return if edit { Ok(Order::JoinsThenLeaves) } else { Err(Indivisible) };
+            return if edit { Ok(Order::Apart) } else { Err(Indivisible) };
         }
         let of = |addresses: &[IpAddr], members: Addresses| {
             switch
@@ -362,7 +404,7 @@ impl Lowering {
                 if self.opens_and_closes(&switch.members) {
                     return Err(Indivisible);
                 }
-                Ok(Order::JoinsThenLeaves)
+                Ok(Order::Apart)
             }
             // Nobody is judged by its own membership, so what others know of it is another step than what it may do.
             [EndpointChange { before: None, after: Some(pod) }]
@@ -373,7 +415,7 @@ impl Lowering {
             [EndpointChange { before: Some(pod), after: None }]
                 if of(&pod.addresses, |change| &change.leaves) && none(|change| &change.joins) =>
             {
-                Ok(Order::LeavesThenFrame)
+                Ok(Order::WithLeaves)
             }
             _ => Err(Indivisible),
         }

@@ -291,9 +291,8 @@ mod tests {
 #[cfg(all(test, feature = "kernel-tests"))]
 mod kernel_tests {
     use alloc::borrow::Cow;
-    use std::thread;
 
-    use netpol_conformance::netlab::kernel_test;
+    use netpol_conformance::netlab::in_fresh_network;
 
     use super::{Batch, Failure};
     use crate::netlink::{Holding, Operation, Socket};
@@ -301,11 +300,7 @@ mod kernel_tests {
 
     #[test]
     fn a_set_that_the_kernel_finds_full_is_told_with_numbers() {
-        let run = || {
-            // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-            #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-            let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-            assert_eq!(entered, 0, "no privilege to make a network namespace");
+        in_fresh_network(|| {
             let (socket, name) = (Socket::open().unwrap(), "s".into());
             let members = Elements::V4((0..30_u32).map(|number| number.into()).collect());
             let mut batch = Batch::new(None);
@@ -326,11 +321,6 @@ mod kernel_tests {
             assert_eq!(object, "set `s` of table inet netpol");
             let words = "it is declared for 24 elements and would hold 30 (";
             assert!(source.to_string().starts_with(words), "{source}");
-        };
-        kernel_test(|| {
-            if let Err(panic) = thread::spawn(run).join() {
-                std::panic::resume_unwind(panic);
-            }
         });
     }
 }

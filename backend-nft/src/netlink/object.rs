@@ -178,6 +178,11 @@ impl Batch {
                 writer.nest(9, |writer| writer.number(1, room));
             }
             writer.number(10, number);
+            if kind.is_of_words() {
+                // For nft, which keeps it as type 0, length, `BYTEORDER_HOST_ENDIAN`.
+                let [a, b, c, d] = 1_u32.to_ne_bytes();
+                writer.bytes_attribute(13, &[0, 4, a, b, c, d]);
+            }
         });
     }
 
@@ -191,8 +196,11 @@ impl Batch {
         name: &Name,
         elements: &mut Peekable<impl Iterator<Item = Element>>,
     ) {
-        let flags = if kind == Kind::NewSetElem { CREATE } else { 0 };
-        let number = self.made(name);
+        // Only who adds may say the number.
+        let (flags, number) = match kind == Kind::NewSetElem {
+            true => (CREATE, self.made(name)),
+            false => (0, None),
+        };
         self.message(kind, flags, ("set", Some(name)), |writer| {
             writer.text(1, TABLE);
             match number {

@@ -1,6 +1,6 @@
 //! The kernel's table, read back and compared with what is wanted.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -77,7 +77,7 @@ pub(crate) fn declared_sets(socket: &Socket) -> Result<Vec<Declared>, Failure> {
 
 /// Returns the generation that the rules of a base chain let pass.
 pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failure> {
-    let mut stamp = None;
+    let mut found: Option<(u32, Name)> = None;
     let answer = socket.dump(
         Kind::GetRule,
         |writer| {
@@ -91,14 +91,25 @@ pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failu
                 let list = list.filter(|(kind, _)| *kind == ITEM);
                 let list: Vec<_> =
                     list.map(|(_, value)| Expression::read(Attributes(value))).collect();
-                stamp = stamp.or(expression::stamp(&list));
+                let stamped = expression::stamp(&list).map(|(mask, set)| (mask, set.clone()));
+                found = found.take().or(stamped);
             }
         },
     );
     match answer {
-        Err(Failure::Gone) => Ok(None),
-        answer => answer.map(|()| stamp),
+        Err(Failure::Gone) => return Ok(None),
+        answer => answer?,
     }
+    let Some((mask, set)) = found else { return Ok(None) };
+    let there = elements(socket, &set)?;
+    let marks = there.and_then(|there| element::to_set(&Elements::Marks(Vec::new()), &there));
+    Ok(match marks {
+        Some(Elements::Marks(marks)) => match marks.as_slice() {
+            [value] => Some(Stamp { mask, value: *value }),
+            _ => None, // Damage.
+        },
+        Some(_) | None => None,
+    })
 }
 
 /// Reads what every rule of our table counted: chain, index of the rule in it, packets and bytes.
@@ -204,7 +215,7 @@ impl Observed {
                     continue;
                 }
                 let there = elements(socket, name)?;
-                match there.and_then(|there| element::to_set(like, there)) {
+                match there.and_then(|there| element::to_set(like, &there)) {
                     Some(there) => drop(self.table.sets.insert(name.clone(), there)),
                     None => self.foreign = true,
                 }
@@ -357,15 +368,14 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Returns the elements of a set; `None` where one is of a kind that we never write.
+/// Returns the elements of a set, in order; `None` where one is of a kind that we never write.
 ///
 /// While the kernel grows a hash set, a dump of it repeats some elements and leaves as many others out. Repetition gives it
 /// away; then we look again, for growing ends by itself.
 fn elements(socket: &Socket, set: &str) -> Result<Option<Vec<Element>>, Failure> {
     for _ in 0..LOOKS {
-        let list = dump_elements(socket, set)?;
-        let places = list.iter().flatten().map(Element::place).collect::<BTreeSet<_>>().len();
-        if list.as_ref().is_none_or(|list| list.len() == places) {
+        let mut list = dump_elements(socket, set)?;
+        if list.as_mut().is_none_or(|list| element::sort(list)) {
             return Ok(list);
         }
         thread::sleep(PAUSE);

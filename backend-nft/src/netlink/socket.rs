@@ -4,8 +4,9 @@
 use alloc::vec::Vec;
 use core::ffi::c_int;
 use core::mem::size_of;
-use std::io;
+use core::time::Duration;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::{io, thread};
 
 use super::batch::{Failure, Refusal, refusal};
 use super::message::{DONE, DUMP, ERROR, INTERRUPTED, Kind, Received, Writer, messages};
@@ -317,5 +318,20 @@ impl Socket {
     pub(crate) fn generation(&self) -> Result<u32, Failure> {
         let answer = self.ask(Kind::GetGen, |_| {}, |message| message.attributes().number(1))?;
         answer.flatten().ok_or(Failure::Outdated)
+    }
+}
+
+/// Waits until every packet has left the rules that is on its way through them: each goes its whole way through a hook under one
+/// lock of the kind that `membarrier` waits for, as nftables' own clearing away does.
+pub(crate) fn wait_for_packets() {
+    /// `MEMBARRIER_CMD_GLOBAL`.
+    const GLOBAL: core::ffi::c_long = 1;
+    /// Longer than any packet is under way.
+    const LONG: Duration = Duration::from_millis(100);
+    // SAFETY: no pointers.
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0_i64, 0_i64) };
+    if waited != 0 {
+        // The kernel has no such call, or some of its processors never tell.
+        thread::sleep(LONG);
     }
 }
