@@ -67,7 +67,7 @@ const PASSED: &str = "passed";
 /// The set of the generation that passes, and the chain that writes it. Neither has a verdict: the kernel would go through
 /// the whole table for each change of a rule that has one.
 const GENERATION: &str = "generation";
-const STAMP: &str = "stamp";
+pub(crate) const STAMP: &str = "stamp";
 /// The chain that judges the destination's side.
 const TO_PODS: &str = "to-pods";
 /// The protocols that have ports.
@@ -90,6 +90,7 @@ impl Lowering {
         for (id, pipeline) in ruleset.pipelines() {
             state.learn(id, pipeline);
         }
+        state.own = own(ruleset);
         let mut builder = Builder { ruleset, state: &mut state };
         for endpoint in ruleset.endpoints() {
             builder.bind(endpoint);
@@ -131,8 +132,8 @@ impl Builder<'_> {
         });
         let ruleset = self.ruleset;
         for family in [Family::V4, Family::V6] {
-            let pairs = own_pairs(ruleset, family);
-            self.state.table.sets.insert(own_addresses(family).into(), pairs);
+            let [same, _] = own_pairs(ruleset, family);
+            self.state.table.sets.insert(own_addresses(family).into(), same);
         }
         if let Some(stamp) = self.state.stamp {
             let marks = Elements::Marks(vec![stamp.value]);
@@ -365,37 +366,48 @@ const fn own_addresses(family: Family) -> &'static str {
 }
 
 /// Returns every pair of addresses of one endpoint that some NetworkPolicy isolates: what nftables cannot say as
-/// "source equals destination" (NP-121, DEC-03).
-fn own_pairs(ruleset: &Ruleset, family: Family) -> Elements {
+/// "source equals destination" (NP-121, DEC-03). First those of an address with itself, then those of two.
+///
+/// Whatever is of one address is of one pod at all times. Two may be of one pod now and of two before.
+fn own_pairs(ruleset: &Ruleset, family: Family) -> [Elements; 2] {
     let isolated = |endpoint: &&Endpoint| {
         [endpoint.ingress, endpoint.egress].into_iter().any(|id| {
             ruleset.pipeline(id).is_some_and(|pipeline| pipeline.network_policy.is_some())
         })
     };
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    let (mut v4, mut v6) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for endpoint in ruleset.endpoints().filter(isolated) {
         for source in &endpoint.addresses {
             for destination in &endpoint.addresses {
+                let [same, two] = &mut v4;
+                let [same6, two6] = &mut v6;
                 match (source, destination) {
-                    (IpAddr::V4(a), IpAddr::V4(b)) => v4.push((*a, *b)),
-                    (IpAddr::V6(a), IpAddr::V6(b)) => v6.push((*a, *b)),
+                    (IpAddr::V4(a), IpAddr::V4(b)) if a == b => same.push((*a, *b)),
+                    (IpAddr::V4(a), IpAddr::V4(b)) => two.push((*a, *b)),
+                    (IpAddr::V6(a), IpAddr::V6(b)) if a == b => same6.push((*a, *b)),
+                    (IpAddr::V6(a), IpAddr::V6(b)) => two6.push((*a, *b)),
                     (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
                 }
             }
         }
     }
     match family {
-        Family::V4 => {
-            v4.sort_unstable();
-            v4.dedup();
-            Elements::V4Pairs(v4)
-        }
-        Family::V6 => {
-            v6.sort_unstable();
-            v6.dedup();
-            Elements::V6Pairs(v6)
-        }
+        Family::V4 => v4.map(|pairs| Elements::V4Pairs(sorted(pairs))),
+        Family::V6 => v6.map(|pairs| Elements::V6Pairs(sorted(pairs))),
     }
+}
+
+/// Returns the pairs of two addresses of one endpoint, in the families in which there are any.
+fn own(ruleset: &Ruleset) -> BTreeMap<Family, Elements> {
+    let pairs = |family| own_pairs(ruleset, family).into_iter().nth(1).map(|pairs| (family, pairs));
+    let all = [Family::V4, Family::V6].into_iter().filter_map(pairs);
+    all.filter(|(_, pairs)| !pairs.is_empty()).collect()
+}
+
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort_unstable();
+    list.dedup();
+    list
 }
 
 fn topology(ruleset: &Ruleset) -> Topology {

@@ -274,20 +274,6 @@ pub enum Verdict {
     Jump(Name),
 }
 
-impl Chain {
-    /// Returns whether both do nothing but mark connections, with generations of one mask.
-    #[cfg(feature = "apply")]
-    pub(crate) fn is_stamp_like(&self, other: &Self) -> bool {
-        let mask = |chain: &Self| match chain.rules.as_slice() {
-            [
-                Rule { matches, counted: None, statement: Statement::Stamp(stamp), comment: None },
-            ] if matches.is_empty() && chain.hook.is_none() => Some(stamp.mask),
-            _ => None,
-        };
-        mask(self).is_some() && mask(self) == mask(other)
-    }
-}
-
 impl Verdict {
     /// Returns the chain that it leads to.
     pub(crate) const fn chain(&self) -> Option<&Name> {

@@ -6,8 +6,8 @@ use netpol_core::backend::{Difference, Drift};
 use netpol_core::ir::Ruleset;
 
 use super::{BASE, Connection, versions_of};
-use crate::lower::Lowering;
-use crate::netlink::{Failure, Listener, declared_sets, observe, stamp};
+use crate::lower::{Lowering, STAMP};
+use crate::netlink::{Failure, Listener, declared_sets, observe, stamp, written};
 use crate::options::Style;
 use crate::script::{Name, TABLE};
 
@@ -66,19 +66,15 @@ impl Connection {
             }
             None => None,
         };
-        let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style });
-        let stamping = wanted.stamping();
-        let mut wanted = wanted.table;
+        // Behind a change connections get a generation from before it for a while.
+        let written = match stamp {
+            Some(stamp) => written(&self.socket, STAMP)?.filter(|there| there.mask == stamp.mask),
+            None => None,
+        };
+        let wanted = Lowering::new(ruleset, versions, Style { stamp, written, ..style }).table;
         let observed = observe(&self.socket, &declared, &wanted)?;
         let (holder, is_foreign) = (observed.holder, observed.foreign);
         let there = observed.into_table(&wanted);
-        // Behind a change connections get a generation from before it for a while.
-        if let Some((name, chain)) = stamping
-            && let Some(present) = there.chains.get(&name)
-            && present.is_stamp_like(&chain)
-        {
-            wanted.chains.insert(name, present.clone());
-        }
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
         if holder.is_none() {

@@ -13,7 +13,7 @@ use super::builder::{Builder, LARGE};
 use super::pipeline::Place;
 use super::state::{Log, Lowering, Object};
 use super::version::{unversioned, versioned};
-use super::{Dispatch, GENERATION, STAMP, frame_of_stamp, own_addresses, own_pairs};
+use super::{Dispatch, GENERATION, STAMP, frame_of_stamp, own, own_addresses, own_pairs};
 use crate::script::{Chain, Elements, Name, Targets, Verdict};
 
 /// What a delta changes in the table.
@@ -111,8 +111,8 @@ impl Builder<'_> {
     /// Returns whether the pairs of own addresses are those that there are.
     fn has_own_pairs(&self) -> bool {
         [Family::V4, Family::V6].into_iter().all(|family| {
-            self.state.table.sets.get(own_addresses(family))
-                == Some(&own_pairs(self.ruleset, family))
+            let [same, _] = own_pairs(self.ruleset, family);
+            self.state.table.sets.get(own_addresses(family)) == Some(&same)
         })
     }
 }
@@ -177,7 +177,7 @@ impl Lowering {
                 changes.order = order;
                 BTreeSet::new()
             }
-            Way::MakeAnew => self.make_anew(&delta.switch.members),
+            Way::MakeAnew => self.make_anew(ruleset, &delta.switch.members),
         };
         let rebinds = !delta.switch.endpoints.is_empty() || !delta.switch.nodes.is_empty();
         if rebinds || way == Way::MakeAnew {
@@ -207,7 +207,7 @@ impl Lowering {
 
     /// Gives the sets that hold members that change other names, under which they will be made with the members they are to
     /// have. Returns the pipelines that ask about them, which are lowered again.
-    fn make_anew(&mut self, members: &[MemberChange]) -> BTreeSet<PipelineId> {
+    fn make_anew(&mut self, ruleset: &Ruleset, members: &[MemberChange]) -> BTreeSet<PipelineId> {
         for change in members {
             for name in self.holders.get(&change.set).into_iter().flatten() {
                 let plain = unversioned(name);
@@ -215,6 +215,11 @@ impl Lowering {
                 let content = Edited { name, change };
                 self.versions.names.insert(plain.into(), versioned(plain, &content));
             }
+        }
+        let own = own(ruleset);
+        if self.own != own {
+            self.own = own;
+            return self.forget_entries();
         }
         self.forget_entries_of(&members.iter().map(|change| change.set).collect())
     }
@@ -248,13 +253,13 @@ impl Lowering {
                 }
             }
         }
-        let own = |state: &Self| {
+        let own_sets = |state: &Self| {
             [Family::V4, Family::V6].map(|family| {
                 let name = own_addresses(family);
                 state.table.sets.get(name).cloned().map(|pairs| (Name::from(name), pairs))
             })
         };
-        let before = own(self);
+        let before = own_sets(self);
         let mut builder = Builder { ruleset, state: self };
         let after = endpoints.iter().filter_map(|change| change.after.as_deref());
         for after in after.chain(again()) {
@@ -368,6 +373,10 @@ impl Lowering {
     /// its way. Where order decides, only a change that is one look-up of any packet can be edited.
     fn order(&self, ruleset: &Ruleset, delta: &Delta) -> Result<Order, Indivisible> {
         let switch = &delta.switch;
+        // Chains name the pairs of addresses that are of one pod.
+        if !switch.endpoints.is_empty() && self.own != own(ruleset) {
+            return Err(Indivisible);
+        }
         if switch.members.is_empty() {
             return Ok(Order::default());
         }

@@ -327,3 +327,17 @@ pub(super) fn stamp(list: &[Expression]) -> Option<(u32, &Name)> {
     };
     Some((u32::from_ne_bytes(mask.as_slice().try_into().ok()?), set))
 }
+
+/// Returns the generation that a rule of these expressions writes.
+pub(super) fn written(list: &[Expression]) -> Option<Stamp> {
+    let [
+        Expression::Connection { key: MARK, .. },
+        Expression::Mask { mask, flip, .. },
+        Expression::SetMark { .. },
+    ] = list
+    else {
+        return None;
+    };
+    let word = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_ne_bytes);
+    Some(Stamp { mask: !word(mask)?, value: word(flip)? })
+}

@@ -77,7 +77,32 @@ pub(crate) fn declared_sets(socket: &Socket) -> Result<Vec<Declared>, Failure> {
 
 /// Returns the generation that the rules of a base chain let pass.
 pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failure> {
-    let mut found: Option<(u32, Name)> = None;
+    let find = |list: &[Expression]| expression::stamp(list).map(|(mask, set)| (mask, set.clone()));
+    let found: Option<(u32, Name)> = first_of_rules(socket, chain, find)?;
+    let Some((mask, set)) = found else { return Ok(None) };
+    let there = elements(socket, &set)?;
+    let marks = there.and_then(|there| element::to_set(&Elements::Marks(Vec::new()), &there));
+    Ok(match marks {
+        Some(Elements::Marks(marks)) => match marks.as_slice() {
+            [value] => Some(Stamp { mask, value: *value }),
+            _ => None, // Damage.
+        },
+        Some(_) | None => None,
+    })
+}
+
+/// Returns the generation that a chain writes.
+pub(crate) fn written(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failure> {
+    first_of_rules(socket, chain, expression::written)
+}
+
+/// Returns what is first found in the rules of a chain of our table.
+fn first_of_rules<T>(
+    socket: &Socket,
+    chain: &str,
+    find: impl Fn(&[Expression]) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    let mut found = None;
     let answer = socket.dump(
         Kind::GetRule,
         |writer| {
@@ -91,25 +116,14 @@ pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failu
                 let list = list.filter(|(kind, _)| *kind == ITEM);
                 let list: Vec<_> =
                     list.map(|(_, value)| Expression::read(Attributes(value))).collect();
-                let stamped = expression::stamp(&list).map(|(mask, set)| (mask, set.clone()));
-                found = found.take().or(stamped);
+                found = found.take().or_else(|| find(&list));
             }
         },
     );
     match answer {
-        Err(Failure::Gone) => return Ok(None),
-        answer => answer?,
+        Err(Failure::Gone) => Ok(None),
+        answer => answer.map(|()| found),
     }
-    let Some((mask, set)) = found else { return Ok(None) };
-    let there = elements(socket, &set)?;
-    let marks = there.and_then(|there| element::to_set(&Elements::Marks(Vec::new()), &there));
-    Ok(match marks {
-        Some(Elements::Marks(marks)) => match marks.as_slice() {
-            [value] => Some(Stamp { mask, value: *value }),
-            _ => None, // Damage.
-        },
-        Some(_) | None => None,
-    })
 }
 
 /// Reads what every rule of our table counted: chain, index of the rule in it, packets and bytes.

@@ -6,7 +6,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use netpol_conformance::events::{Happening, Script, puts};
 use netpol_core::compile::Options;
 use netpol_core::engine::{Delta, Engine, Event};
-use netpol_core::ir::{Flow, Ruleset, Scope, Transport, Verdict};
+use netpol_core::ir::{Dialled, Flow, Ruleset, Scope, Transport, Verdict};
 use netpol_core::model::{Cidr, Protocol};
 use netpol_core::net::PrefixSet;
 use netpol_k8s::manifest::{ReadOptions, read_str};
@@ -411,6 +411,7 @@ fn waits(source: &str, objects: &[String], changes: &[String], verdict: Verdict)
         engine.apply_batch(read(&objects).into_iter().chain([Event::InSync]));
         let to = Transport::Port(Protocol::Tcp, 1);
         let flow = Flow::new(source.parse().unwrap(), "10.0.0.1".parse().unwrap(), to);
+        let flow = Flow { dialled: Dialled::Service, ..flow };
         let mut kernel = Kernel::new(style, engine.snapshot(), &[flow]);
         assert_eq!(engine.snapshot().verdict(&flow).verdict, verdict);
         for change in changes {
@@ -450,17 +451,18 @@ fn no_packet_under_way_leaves_before_a_change_and_comes_in_behind_the_next() {
     assert!(waits(CLIENT, &objects, &[server(""), policy.into()], Verdict::Deny) > 0);
 }
 
+/// A tier that denies one end with the label of a direction.
+fn tier(direction: &str, end: &str) -> String {
+    format!(
+        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {direction}}}, \
+         spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, \
+         {direction}: [{{action: Deny, {end}: [{{pods: {{podSelector: {{matchLabels: {{{direction}: is}}}}, namespaceSelector: {{}}}}}}]}}]}}}}\n---\n"
+    )
+}
+
 #[test]
 fn no_packet_under_way_slips_between_two_changes_where_order_decides() {
-    let tier = |direction: &str, end: &str| {
-        format!(
-            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {direction}}}, \
-             spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, \
-             {direction}: [{{action: Deny, {end}: [{{pods: {{podSelector: {{matchLabels: {{{direction}: is}}}}, namespaceSelector: {{}}}}}}]}}]}}}}\n---\n"
-        )
-    };
     let tiers = [tier("egress", "to"), tier("ingress", "from")];
-    let server = |labels: &str| server(labels);
     let peer = |labels| pod("peer", labels, PEER);
     let objects = [tiers.concat(), server(""), peer(", one: is, ingress: is")];
     let changes = [server(", egress: is"), peer(", one: is")];
@@ -484,4 +486,15 @@ fn a_single_peer_that_comes_or_goes_waits_for_nothing() {
         changes.extend(more);
     }
     assert_eq!(waits(PEER, &objects, &changes, Verdict::Allow), 0);
+}
+
+#[test]
+fn no_packet_under_way_meets_what_is_of_one_pod_with_the_rules_of_two() {
+    let deny = tier("ingress", "from");
+    // The address of one pod goes over to another that has one already, and may not send to itself.
+    let moved = server("").replace("10.0.0.1", "10.0.0.9");
+    let both = pod("both", ", ingress: is", "10.0.0.2}, {ip: 10.0.0.1")
+        .replace("app: both", "app: server");
+    let objects = [deny, server("")];
+    assert!(waits(CLIENT, &objects, &[[moved, both].concat()], Verdict::Deny) > 0);
 }
