@@ -524,6 +524,44 @@ fn a_successor_with_many_more_pods_changes_the_table_and_does_not_replace_it() {
     });
 }
 
+#[test]
+fn whichever_message_of_many_transactions_is_refused_nothing_is_left_behind() {
+    in_fresh_network(|| {
+        let tables = || nft(&["list", "tables"], "");
+        // More members than one transaction makes.
+        let [small, large] = [3, 10_000].map(|count| open_to(&members(0..count)));
+        let mut refused = 0;
+        for message in 0.. {
+            let mut dataplane = NftDataplane::new();
+            dataplane.refuse(message);
+            if dataplane.sync(&large).is_ok() {
+                dataplane.remove().unwrap();
+                break;
+            }
+            assert_eq!(tables(), "", "message {message}");
+            refused += 1;
+        }
+        let mut dataplane = NftDataplane::new();
+        dataplane.sync(&small).unwrap();
+        let mut early = 0;
+        for message in 0.. {
+            dataplane.refuse(message);
+            if dataplane.sync(&large).is_ok() {
+                break;
+            }
+            if dataplane.verify(&small).unwrap().is_empty() {
+                early += 1;
+            } else {
+                // Refused behind the switch: the new rules are in force.
+                dataplane.sync(&small).unwrap();
+                assert_eq!(dataplane.verify(&small).unwrap(), [], "message {message}");
+            }
+        }
+        assert!(refused > 20 && early > 10, "{refused} refused, {early} early");
+        assert_in_kernel(&large);
+    });
+}
+
 /// In a user namespace of its own, where nobody may have a long buffer.
 #[test]
 fn confined() {
@@ -531,11 +569,14 @@ fn confined() {
         return;
     }
     let mut dataplane = NftDataplane::new();
-    let [small, larger, large] = [100, 101, 60_000].map(|count| open_to(&members(0..count)));
-    dataplane.sync(&small).unwrap();
-    let error = dataplane.sync(&large).unwrap_err();
+    // What packets do not see yet is made in pieces; what they see changes at once, of a large set in place.
+    let large = open_to(&members(0..60_000));
+    dataplane.sync(&large).unwrap();
+    assert_eq!(dataplane.verify(&large).unwrap(), []);
+    let error = dataplane.sync(&open_to(&members(60_000..120_000))).unwrap_err();
     eprintln!("\n{error}: {}", core::error::Error::source(&error).unwrap());
-    assert_eq!(dataplane.verify(&small).unwrap(), []);
+    assert_eq!(dataplane.verify(&large).unwrap(), []);
+    let larger = open_to(&members(0..60_001));
     dataplane.sync(&larger).unwrap();
     assert_eq!(dataplane.verify(&larger).unwrap(), []);
     eprintln!("in force");
