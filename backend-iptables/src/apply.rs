@@ -10,6 +10,7 @@
 //! If the second family fails, the first is led back. Changes that are safe in single steps ([`change`]) touch members only.
 
 mod change;
+mod garbage;
 mod hearing;
 mod held;
 mod next;
@@ -24,7 +25,7 @@ mod tests;
 mod variant;
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -41,7 +42,7 @@ use netpol_core::ir::{Family, Ruleset};
 use crate::lower::role::Role;
 use crate::lower::{Layout, Memory};
 use crate::netlink::{Commands, Ipset, Kind, Log, freed, grace};
-use crate::restore::{Elements, Name, PREFIX};
+use crate::restore::{Name, PREFIX};
 use crate::{Iptables, OwnAddress};
 use change::{Op, Plan};
 use hearing::Hearing;
@@ -498,28 +499,6 @@ impl Home {
         settle(&self.ipset, &held, changed)?;
         self.sweep_up(2)?;
         Ok(held)
-    }
-
-    /// Destroys what is no longer wanted, as far as the kernel has let go of it.
-    fn sweep_up(&mut self, attempts: u32) -> Result<(), SyncError> {
-        let names: Vec<String> = self.garbage.iter().cloned().collect();
-        let left = sets::destroy(&self.ipset, names, attempts)?;
-        let left: BTreeSet<String> = left.into_iter().collect();
-        let before = core::mem::replace(&mut self.garbage, left);
-        self.hearing.destroyed(before.difference(&self.garbage));
-        Ok(())
-    }
-
-    /// Makes sure that no garbage has a name that is wanted again.
-    fn sweep(&mut self, wanted: &BTreeMap<Name, Elements>) -> Result<(), SyncError> {
-        let again = self.garbage.iter().filter(|name| wanted.contains_key(name.as_str()));
-        let again: Vec<String> = again.cloned().collect();
-        let left = sets::destroy(&self.ipset, again.clone(), sets::SOON)?;
-        self.garbage.retain(|name| !again.contains(name) || left.contains(name));
-        match left.first() {
-            None => Ok(()),
-            Some(name) => Err(SyncError::refused(format!("set {name}"), "it is still in use")),
-        }
     }
 
     /// Leads the chains of both families to other rules, or of none.
