@@ -32,8 +32,8 @@ use netpol_core::ir::Ruleset;
 
 use crate::lower::{Lowering, Versions, unversioned};
 use crate::netlink::{
-    Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own, clear,
-    declared_sets, holder, observe, stamp, wait_for_packets,
+    Declared, Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own,
+    clear, declared_sets, holder, observe, stamp, wait_for_packets,
 };
 use crate::options::Style;
 use crate::script::{Chain, Counted, Name, Stamp, Table};
@@ -367,41 +367,48 @@ impl Connection {
         self.look();
         let generation = self.socket.generation()?;
         let known = self.known.take().filter(|(then, _)| *then == generation);
-        let (versions, stamp, written) = match &known {
-            Some((_, known)) => (versions_in(&known.table), known.stamp, known.written),
-            None => (versions_of(declared_sets(&self.socket)?), self.stamp(style.stamp)?, None),
+        let (versions, stamp, written, declared) = match &known {
+            Some((_, known)) => (versions_in(&known.table), known.stamp, known.written, Vec::new()),
+            None => {
+                let declared = declared_sets(&self.socket)?;
+                (versions_of(&declared), self.stamp(style.stamp)?, None, declared)
+            }
         };
         let style = Style { stamp, written, ..style };
         let mut wanted = Lowering::new(ruleset, versions.clone(), style);
-        let mut observed = match known {
-            Some((_, known)) => {
-                Observed { holder: self.holder, foreign: false, table: known.table }
-            }
-            None => observe(&self.socket, &wanted.table)?,
+        let observed = match known {
+            Some((_, known)) => Observed::known(self.holder, known.table),
+            None => observe(&self.socket, &declared, &wanted.table)?,
         };
-        let claim = self.claim(&observed)?;
-        observed.foreign = matches!(claim, Claim::Replace(_));
+        let (holder, claim) = (observed.holder, self.claim(&observed)?);
+        if claim == Claim::Keep && observed.is_as(&wanted.table) {
+            self.holder = holder;
+            self.known = Some((generation, wanted));
+            return Ok(());
+        }
+        let foreign = matches!(claim, Claim::Replace(_));
+        let mut there = observed.into_table(&wanted.table);
         // Sets under other names make other chains, and those other maps.
         let mut versions = Some(versions);
         for _ in 0..ROUNDS {
             let Some(current) = versions.take() else { break };
-            versions = plan::new_versions(&observed.table, &wanted.table, current);
+            versions = plan::new_versions(&there, &wanted.table, current);
             if let Some(versions) = &versions {
                 wanted = Lowering::new(ruleset, versions.clone(), style);
             }
         }
-        let changes = observed.foreign || Plan::between(&observed.table, &wanted.table).is_seen();
+        let changes = foreign || Plan::between(&there, &wanted.table).is_seen();
         let guard = (number < IMPATIENT).then_some(generation);
         let mut transactions = Transactions::new(&self.socket, guard, fault);
-        let is_there = observed.holder.is_some();
+        let is_there = holder.is_some();
         if changes && is_there {
             if wanted.is_about_to_cross() {
-                ratify_there(&mut transactions, &mut observed.table, &wanted)?;
+                ratify_there(&mut transactions, &mut there, &wanted)?;
             }
             wanted.restamp();
             self.make_room(stamp, wanted.stamp)?;
         }
-        let led = lead(&mut transactions, claim, &observed.table, &wanted, is_there);
+        let led = lead(&mut transactions, claim, &there, &wanted, is_there);
         led.map_err(|failure| failure.measured(&wanted.table))?;
         if changes && is_there {
             // The last thing waited for was the last packet that was judged before.
@@ -415,7 +422,7 @@ impl Connection {
             self.noted(Unsettled::by_something());
             self.closed = None;
         }
-        self.holder = claim.holder(observed.holder);
+        self.holder = claim.holder(holder);
         self.known = generation.map(|generation| (generation, wanted));
         Ok(())
     }
@@ -444,22 +451,27 @@ impl Connection {
 }
 
 /// Returns under which names sets are there, and with how much room.
-fn versions_of(sets: impl IntoIterator<Item = (Name, Option<u32>)>) -> Versions {
+fn versions_of(sets: &[Declared]) -> Versions {
     let mut versions = Versions::new();
-    for (name, room) in sets {
-        if unversioned(&name) != &*name {
-            versions.names.insert(unversioned(&name).into(), name.clone());
-        }
-        if let Some(room) = room {
-            versions.rooms.insert(name, room);
-        }
-    }
+    sets.iter().for_each(|set| note(&mut versions, &set.name, set.room));
     versions
 }
 
 fn versions_in(table: &Table) -> Versions {
-    let names = table.sets.keys().chain(table.maps.keys());
-    versions_of(names.map(|name| (name.clone(), table.rooms.get(name).copied())))
+    let mut versions = Versions::new();
+    for name in table.sets.keys().chain(table.maps.keys()) {
+        note(&mut versions, name, table.rooms.get(name).copied());
+    }
+    versions
+}
+
+fn note(versions: &mut Versions, name: &Name, room: Option<u32>) {
+    if unversioned(name) != &**name {
+        versions.names.insert(unversioned(name).into(), name.clone());
+    }
+    if let Some(room) = room {
+        versions.rooms.insert(name.clone(), room);
+    }
 }
 
 /// Somebody changes nftables faster than we can look.
@@ -515,25 +527,30 @@ fn lead(
         return Ok(());
     }
     let mut plan = Plan::between(there, wanted);
-    if let Claim::Make(holding) = claim {
+    if let Claim::Make(holding) | Claim::Take(holding) = claim {
         plan.create.insert(0, Operation::NewTable(holding));
     }
-    transactions.commit(&plan.create)?;
-    if plan.is_seen() {
+    let mut made = transactions.fill(&plan.create);
+    if made.is_ok() && plan.is_seen() {
         wait();
-        if let Err(failure) = transactions.commit(&plan.switch) {
-            if !transactions.is_ended() {
-                // What was created is out of use. Should this fail too, the next look finds and deletes it.
-                let _ = transactions.undo(&plan.undo);
-            }
-            return Err(failure);
+        let all = plan.create.len();
+        made = transactions.commit(&plan.switch).map_err(|failure| (all, failure));
+    }
+    if let Err((begun, failure)) = made {
+        if !transactions.is_ended() && begun > 0 {
+            // What was created is out of use. Should this fail too, the next look finds and deletes it.
+            let table = [Operation::DeleteTable];
+            let objects = plan.undo(begun);
+            let made_table = matches!(claim, Claim::Make(_));
+            let _ = transactions.undo(if made_table { &table } else { &objects });
         }
+        return Err(failure);
     }
     // What is to be deleted may have been in use a moment ago, if not by us then by a predecessor.
     if plan.is_seen() || !plan.delete.is_empty() {
         wait();
     }
-    transactions.commit(&plan.delete)
+    transactions.fill(&plan.delete).map_err(|(_, failure)| failure)
 }
 
 fn not_permitted() -> SyncError {

@@ -17,7 +17,7 @@ use std::thread;
 use listing::Listing;
 use netpol_conformance::cases;
 use netpol_conformance::events::{Happening, Script, puts};
-use netpol_conformance::netlab::kernel_test;
+use netpol_conformance::netlab::{enter_fresh_network, kernel_test};
 use netpol_core::backend::{
     Backend as _, Dataplane as _, Difference, Drift, Established, SyncError, Updated,
 };
@@ -40,10 +40,7 @@ fn all<T: Sync>(items: &[T], test: impl Fn(usize, &T) + Sync) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     items.get(number).map(|item| (number, item))
                 } {
-                    // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-                    #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-                    let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-                    assert_eq!(entered, 0, "no privilege to make a network namespace");
+                    enter_fresh_network();
                     test(number, item);
                 }
             };

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p netpol-nft --features kernel-tests --bench control` prints the tables of docs/benchmarks.md; needs root.
 //! Works in a network namespace of its own, which ends with the process. `-- NAME…` runs only the tables whose name
-//! contains one of them: `peer`, `policy`, `full`, `shapes`.
+//! contains one of them: `peer`, `policy`, `full`, `sets`, `shapes`.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -46,6 +46,9 @@ fn main() {
     }
     if wants("full") {
         full_sync();
+    }
+    if wants("sets") {
+        many_sets();
     }
     if wants("shapes") {
         shapes();
@@ -236,6 +239,42 @@ fn full_sync() {
         transactions.len(),
         sent / 1000
     );
+}
+
+/// As many sets of peers as policies, as those of a pod are for different ports: the kernel finds a set by walking the names of all.
+fn many_sets() {
+    println!(
+        "\nfull sync of 250 local pods and many policies, each with a port and ten peers of its own"
+    );
+    println!("| sets | full sync | its bare netlink transactions | `nft -f` of the same program |");
+    println!("|---|---|---|---|");
+    for (sets, rounds) in [(1_000, 5), (5_000, 3), (20_000, 1)] {
+        let size = Size { local: 250, policies: sets, rules: 1, groups: sets, members: 10 };
+        let mut engine = size.engine();
+        engine.apply_batch((0..sets).map(|index| size.policy(index, 1000 + index / size.local)));
+        let ruleset = engine.snapshot();
+        let text = Nft::default().lower(ruleset).unwrap().to_string();
+        let (mut full, mut bare, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let mut dataplane = NftDataplane::new();
+            dataplane.remove().unwrap();
+            full.push(timed(|| dataplane.sync(ruleset).unwrap()));
+            dataplane.remove().unwrap();
+            let transactions = overhear(|| dataplane.sync(ruleset).unwrap());
+            dataplane.remove().unwrap();
+            let socket = Bare::open();
+            bare.push(timed(|| transactions.iter().for_each(|bytes| socket.commit(bytes))));
+            dataplane.remove().unwrap();
+            loaded.push(nft(&text));
+            dataplane.remove().unwrap();
+        }
+        let (full, bare, loaded) = (median(full), median(bare), median(loaded));
+        println!(
+            "| {sets} | {full:.2?} | {bare:.2?}, {:.2} × | {loaded:.2?}, {:.2} × |",
+            ratio(bare, full),
+            ratio(loaded, full)
+        );
+    }
 }
 
 /// Loads a text with `nft` and returns what that took.

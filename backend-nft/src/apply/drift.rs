@@ -57,7 +57,8 @@ impl Connection {
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
         let generation = self.socket.generation()?;
-        let versions = versions_of(declared_sets(&self.socket)?);
+        let declared = declared_sets(&self.socket)?;
+        let versions = versions_of(&declared);
         // Without a generation that can be read, the chains that hold it differ.
         let stamp = match style.stamp {
             Some(first) => {
@@ -71,17 +72,18 @@ impl Connection {
             None => None,
         };
         let wanted = Lowering::new(ruleset, versions, Style { stamp, written, ..style }).table;
-        let observed = observe(&self.socket, &wanted)?;
+        let observed = observe(&self.socket, &declared, &wanted)?;
+        let (holder, is_foreign) = (observed.holder, observed.foreign);
+        let there = observed.into_table(&wanted);
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
-        if observed.holder.is_none() {
+        if holder.is_none() {
             found.push(table(Difference::Missing));
             return Ok(found);
         }
-        if observed.foreign {
+        if is_foreign {
             found.push(table(Difference::Changed));
         }
-        let there = &observed.table;
         differences("set", (&there.sets, &wanted.sets), &mut found);
         differences("map", (&there.maps, &wanted.maps), &mut found);
         differences("chain", (&there.chains, &wanted.chains), &mut found);

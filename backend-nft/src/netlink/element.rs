@@ -123,6 +123,9 @@ impl Element {
 
     /// Writes the element's attributes.
     pub(super) fn write(&self, writer: &mut Writer) {
+        if !self.ends && self.verdict.is_none() {
+            return writer.bare_key(self.key.as_slice());
+        }
         writer.nest(ITEM, |writer| {
             writer.nest(1, |writer| writer.bytes_attribute(1, self.key.as_slice()));
             if self.ends {
@@ -142,6 +145,50 @@ impl Element {
             verdict: attributes.nest(2).and_then(read_verdict),
         })
     }
+}
+
+/// Where an element stands in its set: its key as one number, and whether it starts something, as what ends there comes first.
+/// Keys of one set are equally long.
+pub(super) type Place = (u128, bool);
+
+/// Returns where an element stands; `None` for what we never write, and for keys that are no number of 128 bits.
+pub(super) fn place(attributes: Attributes<'_>) -> Option<Place> {
+    let (mut key, mut ends, mut is_bare) = (None, false, true);
+    for (kind, value) in attributes {
+        match kind {
+            1 => key = Attributes(value).find(1).and_then(number),
+            3 => ends = u32::from_be_bytes(*value.first_chunk()?) & END != 0,
+            2 => is_bare = false, // A verdict.
+            _ => {}
+        }
+    }
+    key.filter(|_| is_bare).map(|key| (key, !ends))
+}
+
+fn number(bytes: &[u8]) -> Option<u128> {
+    if let Some(word) = bytes.first_chunk().filter(|_| bytes.len() == 4) {
+        return Some(u32::from_be_bytes(*word).into());
+    }
+    let mut all = [0; 16];
+    let start = all.len().checked_sub(bytes.len())?;
+    all.get_mut(start..)?.copy_from_slice(bytes);
+    Some(u128::from_be_bytes(all))
+}
+
+/// Returns whether these are the places of a set's members, each once. Puts them in order.
+pub(super) fn are_places_of(places: &mut [Place], members: &Elements) -> bool {
+    places.sort_unstable();
+    let places = places.iter().copied();
+    if let Elements::V4(members) = members {
+        return places.eq(members.iter().map(|address| (address.to_bits().into(), true)));
+    }
+    if let Elements::V6(members) = members {
+        return places.eq(members.iter().map(|address| (address.to_bits(), true)));
+    }
+    let members = of_set(members);
+    places
+        .map(Some)
+        .eq(members.map(|element| Some((number(element.key.as_slice())?, !element.ends))))
 }
 
 /// The elements of a range: where it starts, and behind it where it ends, unless that is the end of the world.

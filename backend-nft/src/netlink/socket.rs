@@ -173,16 +173,24 @@ impl Socket {
     }
 
     fn receive_with(&self, flags: c_int) -> Result<Vec<u8>, Failure> {
-        let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
+        let mut buffer = Vec::new();
+        self.receive_into(&mut buffer, flags)?;
+        Ok(buffer)
+    }
+
+    /// Receives one datagram in place of what is in the buffer.
+    fn receive_into(&self, buffer: &mut Vec<u8>, flags: c_int) -> Result<(), Failure> {
+        buffer.clear();
+        buffer.reserve_exact(DATAGRAM);
         loop {
-            // SAFETY: the buffer has DATAGRAM bytes of capacity, all of which the kernel may write.
+            // SAFETY: the buffer is empty and has room for DATAGRAM bytes, all of which the kernel may write.
             let received = unsafe {
                 libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), DATAGRAM, flags)
             };
             if let Ok(received) = usize::try_from(received) {
                 // SAFETY: the kernel wrote `received` bytes, which is at most the capacity.
                 unsafe { buffer.set_len(received) };
-                return Ok(buffer);
+                return Ok(());
             }
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
@@ -223,9 +231,20 @@ impl Socket {
         content: impl FnOnce(&mut Writer),
         each: impl FnMut(Received<'_>),
     ) -> Result<(), Failure> {
+        self.dump_through(&mut Vec::new(), kind, content, each)
+    }
+
+    /// Asks for all objects of a kind, which come through a buffer that can be used again.
+    pub(super) fn dump_through(
+        &self,
+        buffer: &mut Vec<u8>,
+        kind: Kind,
+        content: impl FnOnce(&mut Writer),
+        each: impl FnMut(Received<'_>),
+    ) -> Result<(), Failure> {
         let mut writer = Writer::default();
         writer.message(kind, DUMP, 1, content);
-        self.exchange(&writer, each)
+        self.exchange_through(buffer, &writer, each)
     }
 
     /// Sends messages of which only errors are answered, and takes no notice of what they are about being gone.
@@ -247,13 +266,22 @@ impl Socket {
     pub(super) fn exchange(
         &self,
         writer: &Writer,
+        each: impl FnMut(Received<'_>),
+    ) -> Result<(), Failure> {
+        self.exchange_through(&mut Vec::new(), writer, each)
+    }
+
+    fn exchange_through(
+        &self,
+        buffer: &mut Vec<u8>,
+        writer: &Writer,
         mut each: impl FnMut(Received<'_>),
     ) -> Result<(), Failure> {
         self.send(writer.bytes()).map_err(Failure::Socket)?;
         let mut snapshot = true;
         loop {
-            let datagram = self.receive()?;
-            for message in messages(&datagram) {
+            self.receive_into(buffer, 0)?;
+            for message in messages(buffer) {
                 snapshot &= message.flags & INTERRUPTED == 0;
                 match message.number {
                     DONE if snapshot => return Ok(()),
