@@ -210,7 +210,7 @@ fn an_interface_is_found_by_the_address_at_its_other_end_too() {
             assert_eq!(nobody.unwrap_err().to_string(), "no veth pair leads to `10.1.0.9`");
             let range = |range| PrefixSet::from_cidrs(&[Cidr::parse(range).unwrap()]);
             assert_eq!(by_peer.of_unknown(&range("10.1.0.2/31")).unwrap().len(), 2);
-            assert_eq!(by_peer.of_unknown(&range("10.2.0.0/16")).unwrap(), []);
+            assert_eq!(by_peer.of_unknown(&range("10.2.0.0/16")).unwrap(), [0_u32; 0]);
         })
         .unwrap();
         // Where routes do not tell: they lead to all pods at once.
