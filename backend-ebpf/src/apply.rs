@@ -28,7 +28,6 @@ mod tc;
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
 use std::io;
-use std::os::linux::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use netpol_core::backend::{Counter, Dataplane, Denials, Drift, SyncError, Updated};
@@ -44,7 +43,8 @@ pub use loaded::Loaded;
 use pins::Pins;
 use tc::AtInterfaces;
 pub use tc::{
-    Attach, ByRoute, Interface, InterfaceError, Interfaces, Service, Side, Surroundings, Tc, Times,
+    Attach, ByPeer, ByRoute, Interface, InterfaceError, Interfaces, Service, Side, Surroundings,
+    Tc, Times,
 };
 
 /// How a change of the ruleset gets into the kernel.
@@ -87,8 +87,8 @@ pub struct EbpfDataplane {
     interfaces: BTreeMap<Namespace, AtInterfaces>,
 }
 
-/// Device and inode of a network namespace. Our hooks keep it alive, so the numbers mean no other one meanwhile.
-type Namespace = (u64, u64);
+/// The inode of a network namespace. Our hooks keep it alive, so the number means no other one meanwhile.
+type Namespace = u64;
 
 impl EbpfDataplane {
     /// Returns a dataplane. Nothing is touched before the first [`sync`](Dataplane::sync).
@@ -151,7 +151,7 @@ impl EbpfDataplane {
         }
     }
 
-    fn pins(&self, (_, inode): Namespace) -> Option<Pins> {
+    fn pins(&self, inode: Namespace) -> Option<Pins> {
         self.pins.as_ref().map(|directory| Pins::new(directory, inode))
     }
 
@@ -229,9 +229,7 @@ fn unreadable(error: io::Error) -> SyncError {
 }
 
 fn namespace() -> Result<Namespace, SyncError> {
-    let identity = std::fs::metadata("/proc/thread-self/ns/net");
-    let identity = identity.map_err(|error| SyncError::refused("the network namespace", error))?;
-    Ok((identity.st_dev(), identity.st_ino()))
+    sys::network_namespace().map_err(|error| SyncError::refused("the network namespace", error))
 }
 
 impl Dataplane for EbpfDataplane {

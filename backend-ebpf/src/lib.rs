@@ -23,8 +23,8 @@ use netpol_core::ir::{Flow, Ruleset, Verdict};
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
 pub mod tc {
     pub use crate::apply::{
-        Attach, ByRoute, Interface, InterfaceError, Interfaces, Service, Side, Surroundings, Tc,
-        Times,
+        Attach, ByPeer, ByRoute, Interface, InterfaceError, Interfaces, Service, Side,
+        Surroundings, Tc, Times,
     };
 }
 

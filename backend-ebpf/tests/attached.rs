@@ -7,6 +7,7 @@ extern crate alloc;
 #[path = "support/bpf.rs"]
 mod bpf;
 
+use alloc::sync::Arc;
 use core::error::Error as _;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU16;
@@ -25,7 +26,7 @@ use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Ruleset, Scope};
 use netpol_core::model::{Cidr, ObjectRef, Protocol};
 use netpol_core::net::PrefixSet;
-use netpol_ebpf::tc::{Attach, Service, Tc};
+use netpol_ebpf::tc::{Attach, ByPeer, ByRoute, Interfaces as _, Service, Tc};
 use netpol_ebpf::{EbpfDataplane, FrontEnd};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
@@ -191,6 +192,40 @@ fn without_pins_links_end_with_their_owner_and_filters_are_refused() {
         assert_eq!(asked(&lab), ENFORCED);
         drop(dataplane);
         assert_eq!(asked(&lab), OPEN);
+    });
+}
+
+#[test]
+fn an_interface_is_found_by_the_address_at_its_other_end_too() {
+    bpf::kernel_test("interfaces by their peers", || {
+        let lab = lab();
+        let (by_peer, all) = (Arc::new(ByPeer::default()), ruleset(&ALL));
+        lab.in_node("node", || {
+            for endpoint in all.endpoints() {
+                let found = by_peer.of(&endpoint.pod, &endpoint.addresses).unwrap();
+                let by_route = ByRoute.of(&endpoint.pod, &endpoint.addresses).unwrap();
+                assert_eq!(found, by_route, "{}", endpoint.pod);
+            }
+            let nobody = by_peer.of(&ObjectRef::new("x", "d"), &["10.1.0.9".parse().unwrap()]);
+            assert_eq!(nobody.unwrap_err().to_string(), "no veth pair leads to `10.1.0.9`");
+            let range = |range| PrefixSet::from_cidrs(&[Cidr::parse(range).unwrap()]);
+            assert_eq!(by_peer.of_unknown(&range("10.1.0.2/31")).unwrap().len(), 2);
+            assert_eq!(by_peer.of_unknown(&range("10.2.0.0/16")).unwrap(), [0_u32; 0]);
+        })
+        .unwrap();
+        // Where routes do not tell: they lead to all pods at once.
+        shell(&lab, "ip route del 10.1.0.2; ip -6 route del fd00::2");
+        let tc = Tc { interfaces: by_peer, ..Tc::default() };
+        let mut dataplane = EbpfDataplane::default().with_front_end(FrontEnd::Tc(tc));
+        lab.in_node("node", || dataplane.sync(&all).unwrap()).unwrap();
+        shell(&lab, "ip route add 10.1.0.2 dev p11; ip -6 route add fd00::2 dev p11");
+        assert_eq!(asked(&lab), ENFORCED);
+        // One that gets an address later.
+        let c = || Command::new("ip").args(["address", "add", "10.1.0.9", "dev", "eth0"]).status();
+        assert!(lab.in_pod(&ObjectRef::new("x", "c"), c).unwrap().unwrap().success());
+        let later = ruleset(&[("a", 1), ("b", 2), ("c", 9)]);
+        let error = lab.in_node("node", || dataplane.sync(&later)).unwrap().unwrap_err();
+        assert!(error.to_string().contains("no veth pair leads to `fd00::9`"), "{error}");
     });
 }
 

@@ -10,6 +10,8 @@ const PATH: &str = "/sys/kernel/btf/vmlinux";
 pub struct Kernel {
     /// Offset of `sk_buff._nfct`.
     pub(super) conntrack: i16,
+    /// Offset of `sk_buff.len`.
+    pub(super) length: i16,
     /// Number of the function `bpf_dynptr_from_skb`.
     pub(super) dynptr_from_skb: i32,
 }
@@ -40,13 +42,18 @@ impl Kernel {
 
     fn parse(bytes: &[u8]) -> Result<Self, KernelError> {
         let types = Types::parse(bytes).ok_or(KernelError::Damaged)?;
-        let field = || types.bit_offset(types.find(STRUCT, "sk_buff")?, "_nfct");
-        let bits = field().ok_or(KernelError::Lacks("sk_buff._nfct"))?;
-        let conntrack = i16::try_from(bits / 8).map_err(|_| KernelError::Damaged)?;
+        let packet = types.find(STRUCT, "sk_buff");
+        let field = |member, name| {
+            let bits = packet.and_then(|packet| types.bit_offset(packet, member));
+            let bits = bits.ok_or(KernelError::Lacks(name))?;
+            i16::try_from(bits / 8).map_err(|_| KernelError::Damaged)
+        };
+        let conntrack = field("_nfct", "sk_buff._nfct")?;
+        let length = field("len", "sk_buff.len")?;
         let name = "bpf_dynptr_from_skb";
         let function = types.find(FUNCTION, name).ok_or(KernelError::Lacks(name))?;
         let dynptr_from_skb = i32::try_from(function).map_err(|_| KernelError::Damaged)?;
-        Ok(Self { conntrack, dynptr_from_skb })
+        Ok(Self { conntrack, length, dynptr_from_skb })
     }
 }
 

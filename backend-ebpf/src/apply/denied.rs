@@ -12,22 +12,23 @@ use super::rows::decode_address;
 use crate::image::CounterId;
 use crate::lower::{Lowering, Told};
 
-/// Returns every cause that can decide, with its packets.
-pub(super) fn counters(lowering: &Lowering, counts: &[u64]) -> io::Result<Vec<Counter>> {
-    let mut packets: BTreeMap<(Direction, Verdict, Cause), u64> = BTreeMap::new();
+/// Returns every cause that can decide, with its packets and their bytes.
+pub(super) fn counters(lowering: &Lowering, counts: &[(u64, u64)]) -> io::Result<Vec<Counter>> {
+    let mut sums: BTreeMap<(Direction, Verdict, Cause), (u64, u64)> = BTreeMap::new();
     for (counter, told) in lowering.told() {
         let place = usize::try_from(counter).map_err(io::Error::other)?;
-        let count = counts.get(place).copied().unwrap_or(0);
-        *packets.entry((told.direction, told.verdict, told.cause)).or_default() += count;
+        let (packets, bytes) = counts.get(place).copied().unwrap_or_default();
+        let sum = sums.entry((told.direction, told.verdict, told.cause)).or_default();
+        *sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
     }
-    let counter = |((direction, verdict, cause), packets)| Counter {
+    let counter = |((direction, verdict, cause), (packets, bytes))| Counter {
         direction,
         verdict,
         cause,
         packets,
-        bytes: 0,
+        bytes,
     };
-    Ok(packets.into_iter().map(counter).collect())
+    Ok(sums.into_iter().map(counter).collect())
 }
 
 /// `struct denial`, read.

@@ -125,7 +125,7 @@ impl Loaded {
                 .map_err(|source| refused(name, rows, source))
         };
         let counters = u32::try_from(room.counters).unwrap_or(u32::MAX);
-        let counts = create("counts", PER_PROCESSOR_ARRAY, 4, 8, 0, counters)?;
+        let counts = create("counts", PER_PROCESSOR_ARRAY, 4, 16, 0, counters)?;
         let rate = create("rate", PER_PROCESSOR_ARRAY, 4, 24, 0, 1)?;
         let denied = create("denied", RING, 0, 0, 0, RING_SIZE)?;
         let state = create("state", ARRAY, 4, 40, MAPPABLE, 1)?;
@@ -403,12 +403,15 @@ impl Loaded {
         Ok(seen == image.words.len())
     }
 
-    /// Returns what the counters count, each of all processors together.
-    pub(super) fn counts(&self) -> io::Result<Vec<u64>> {
+    /// Returns what the counters count, packets and bytes, each of all processors together.
+    pub(super) fn counts(&self) -> io::Result<Vec<(u64, u64)>> {
         let rows = u32::try_from(self.room.counters).map_err(io::Error::other)?;
         let (keys, values) = self.counts.lookup_batch(rows)?;
         let each = values.len() / (keys.len() / 4).max(1);
-        Ok(values.chunks_exact(each.max(1)).map(|values| sum(values, 0, 8)).collect())
+        Ok(values
+            .chunks_exact(each.max(1))
+            .map(|values| (sum(values, 0, 16), sum(values, 8, 16)))
+            .collect())
     }
 
     /// Returns how many denied packets the ring had no room for, since it was made.

@@ -42,8 +42,9 @@ pub(super) struct Code {
 const LOAD_CONSTANT: u8 = 0x18;
 /// Calls.
 const CALL: u8 = 0x85;
-/// Reads 64 bits from memory.
+/// Reads 64 bits from memory, and 32.
 const READ: u8 = 0x79;
+const READ_HALF: u8 = 0x61;
 
 /// Stands for a map: this, with the map's number in the lowest byte.
 const MAP: u64 = 0x6e70_6d61_7000_0000;
@@ -53,6 +54,8 @@ const VALUE: u64 = 0x6e70_7661_6c00_0000;
 const DYNPTR_FROM_SKB: i32 = 0x6e70_0001;
 /// Stands for the offset of `sk_buff._nfct`.
 const CONNTRACK: i16 = 0x7ee0;
+/// Stands for that of `sk_buff.len`.
+const LENGTH: i16 = 0x7ee1;
 
 /// Says that a constant is a map or a map's value, given by descriptor, or that a call is of a function of the kernel.
 const PSEUDO_MAP: u8 = 1;
@@ -118,6 +121,9 @@ impl Code {
                 }
                 READ if offset == CONNTRACK => {
                     put(&mut patched, code, registers, kernel?.conntrack, 0);
+                }
+                READ_HALF if offset == LENGTH => {
+                    put(&mut patched, code, registers, kernel?.length, 0);
                 }
                 _ => patched.extend(instruction),
             }

@@ -10,6 +10,7 @@ mod attachment;
 mod connections;
 mod interfaces;
 mod netlink;
+mod peers;
 mod side;
 mod surroundings;
 
@@ -19,6 +20,7 @@ pub use attachment::Attach;
 pub(super) use connections::Connections;
 pub use connections::Times;
 pub use interfaces::{ByRoute, Interface, InterfaceError, Interfaces};
+pub use peers::ByPeer;
 pub use side::Side;
 pub(super) use surroundings::Tables;
 pub use surroundings::{Service, Surroundings};

@@ -69,6 +69,7 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u64 version, __u32 is_strict, __u32
 	if (!egress && !ingress)
 		return NF_ACCEPT;
 
+	packet.length = LENGTH(ctx->skb);
 	contents(&reader, version6, ip, &packet);
 	return both_pass(&packet, egress, ingress, source.class, destination.class) ? NF_ACCEPT : NF_DROP;
 }

@@ -64,3 +64,11 @@ static long (*bpf_dynptr_from_skb)(void *skb, __u64 flags, struct bpf_dynptr *to
 		asm volatile("%0 = *(u64 *)(%1 + 0x7ee0)" : "=r"(conntrack) : "r"(skb));     \
 		conntrack;                                                                   \
 	})
+
+/* How long a packet is. 0x7ee1 stands for the field's offset, as above. */
+#define LENGTH(skb)                                                                          \
+	({                                                                                   \
+		__u32 length;                                                                \
+		asm volatile("%0 = *(u32 *)(%1 + 0x7ee1)" : "=r"(length) : "r"(skb));        \
+		length;                                                                      \
+	})

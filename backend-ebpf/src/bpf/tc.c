@@ -408,6 +408,7 @@ SECTION("judge") int run_judge(struct __sk_buff *skb)
 	__builtin_memset(work, 0, sizeof(*work));
 	/* Read once: all that is looked up is of this version. */
 	packet->version = STATE->version;
+	packet->length = skb->len - ETH_HLEN;
 	work->now = bpf_ktime_get_ns();
 	work->to_pod = skb->cb[0] == TO_POD;
 	work->of_node = work->to_pod && !skb->ingress_ifindex;

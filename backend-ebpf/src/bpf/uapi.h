@@ -79,6 +79,9 @@ struct __sk_buff {
 #define ETH_P_ARP 0x0608
 #define ETH_P_IPV6 0xdd86
 
+/* What stands before a packet's IP header at an interface of a pod. */
+#define ETH_HLEN 14
+
 #define BPF_HDR_START_NET 1
 
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;

@@ -163,6 +163,9 @@ pub(crate) enum BackendName {
     Auto,
     /// eBPF programs on netfilter's hooks.
     Ebpf,
+    /// eBPF programs at the interfaces of pods, for nodes whose packets do not pass netfilter's hooks. Services that are
+    /// translated behind these interfaces are judged by their own addresses.
+    EbpfTc,
     /// iptables and ipset, in the variant that is in use here.
     Iptables,
     /// nftables.

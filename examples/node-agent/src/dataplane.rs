@@ -1,11 +1,14 @@
 //! The backends by name. Nothing else here knows which there are.
 
+use alloc::sync::Arc;
+
 use anyhow::bail;
 use netpol_core::backend::{Backend as _, Dataplane, LowerError};
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::Ruleset;
 use netpol_core::model::Cluster;
-use netpol_ebpf::{Ebpf, EbpfDataplane, Kernel, Loaded};
+use netpol_ebpf::tc::{ByPeer, Surroundings, Tc};
+use netpol_ebpf::{Ebpf, EbpfDataplane, FrontEnd, Kernel, Loaded};
 use netpol_iptables::{Iptables, IptablesDataplane};
 use netpol_nft::{Nft, NftDataplane, NftOptions, Ownership};
 
@@ -15,6 +18,7 @@ use crate::cli::{BackendName, DataplaneArgs};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Chosen {
     Ebpf,
+    EbpfTc,
     Iptables,
     Nft,
 }
@@ -23,6 +27,7 @@ impl Chosen {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ebpf => "ebpf",
+            Self::EbpfTc => "ebpf-tc",
             Self::Iptables => "iptables",
             Self::Nft => "nft",
         }
@@ -40,7 +45,9 @@ impl Printer {
     /// The program, as the target's own tool shows it.
     pub(crate) fn program(&self, ruleset: &Ruleset) -> Result<String, LowerError> {
         match self.chosen {
-            Chosen::Ebpf => Ebpf::default().lower(ruleset).map(|image| image.to_string()),
+            Chosen::Ebpf | Chosen::EbpfTc => {
+                Ebpf::default().lower(ruleset).map(|image| image.to_string())
+            }
             Chosen::Iptables => iptables(&self.args).lower(ruleset).map(|input| input.to_string()),
             Chosen::Nft => {
                 Nft::new(nft(&self.args)).lower(ruleset).map(|script| script.to_string())
@@ -54,6 +61,7 @@ pub(crate) fn open(args: &DataplaneArgs) -> anyhow::Result<(Chosen, Box<dyn Data
     let chosen = match args.backend {
         BackendName::Auto => first_that_works(args)?,
         BackendName::Ebpf => Chosen::Ebpf,
+        BackendName::EbpfTc => Chosen::EbpfTc,
         BackendName::Iptables => Chosen::Iptables,
         BackendName::Nft => Chosen::Nft,
     };
@@ -65,18 +73,24 @@ pub(crate) fn others(
     chosen: Option<Chosen>,
     args: &DataplaneArgs,
 ) -> anyhow::Result<Vec<(Chosen, Box<dyn Dataplane>)>> {
-    let all = [Chosen::Nft, Chosen::Ebpf, Chosen::Iptables];
+    let all = [Chosen::Nft, Chosen::Ebpf, Chosen::EbpfTc, Chosen::Iptables];
     let others = all.into_iter().filter(|other| Some(*other) != chosen);
     others.map(|other| Ok((other, of(other, args)?))).collect()
 }
 
 fn of(chosen: Chosen, args: &DataplaneArgs) -> anyhow::Result<Box<dyn Dataplane>> {
     Ok(match chosen {
-        Chosen::Ebpf => {
+        Chosen::Ebpf | Chosen::EbpfTc => {
             if args.ebpf_pins.as_os_str().is_empty() {
                 bail!("the eBPF backend needs a directory to pin its hooks in: `--ebpf-pins`");
             }
-            let dataplane = EbpfDataplane::new(Ebpf::default()).pinned(&args.ebpf_pins);
+            let mut dataplane = EbpfDataplane::new(Ebpf::default()).pinned(&args.ebpf_pins);
+            if chosen == Chosen::EbpfTc {
+                // Also where a bridge is between the pods.
+                let interfaces = Arc::new(ByPeer::default());
+                let tc = Tc { interfaces, ..Tc::default() };
+                dataplane = dataplane.with_front_end(FrontEnd::Tc(tc));
+            }
             Box::new(dataplane.with_established(args.established.into()))
         }
         Chosen::Iptables => {
@@ -113,6 +127,10 @@ fn first_that_works(args: &DataplaneArgs) -> anyhow::Result<Chosen> {
     first_of([Chosen::Nft, Chosen::Ebpf, Chosen::Iptables], |chosen| match chosen {
         Chosen::Ebpf => {
             Ok(Loaded::load(&Kernel::probe()?, &Ebpf::default().lower(&nothing)?).map(drop)?)
+        }
+        Chosen::EbpfTc => {
+            let nothing = Ebpf::default().lower(&nothing)?;
+            Ok(Loaded::load_at_interfaces(&nothing, &Surroundings::default()).map(drop)?)
         }
         Chosen::Iptables | Chosen::Nft => Ok(of(chosen, args)?.verify(&nothing).map(drop)?),
     })

@@ -66,7 +66,7 @@ fn remove(cli: &Cli) -> anyhow::Result<()> {
     let args = &cli.run.dataplane;
     let mut dataplanes = match args.backend {
         BackendName::Auto => dataplane::others(None, args)?,
-        BackendName::Ebpf | BackendName::Iptables | BackendName::Nft => {
+        BackendName::Ebpf | BackendName::EbpfTc | BackendName::Iptables | BackendName::Nft => {
             vec![dataplane::open(args)?]
         }
     };

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 use std::env;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -25,10 +25,14 @@ const EVENTS: u64 = 200;
 const CHANGES: usize = 120;
 /// How many flows keep their verdict.
 const KEPT: usize = 60;
-/// How long a victim lives at the most.
+/// After so many killed ones, one is let live that leads to what must be. The others take over from each other.
+const GENERATIONS: usize = 4;
+/// How long a victim lives at the most, besides the time that taking over takes.
 const LIFE: Duration = Duration::from_millis(60);
+/// How long the traffic pauses, to leave the machine to those who change the rules.
+const BETWEEN_BURSTS: Duration = Duration::from_millis(2);
 /// How long the killing may take.
-const SECONDS: usize = 40;
+const SECONDS: usize = 60;
 /// What tells the victim where it begins, what happens, and where its pins are.
 const SCRIPT: &str = "NETPOL_VICTIM_SCRIPT";
 const PINS: &str = "NETPOL_VICTIM_PINS";
@@ -66,21 +70,33 @@ pub(super) fn holds(new: Surviving, victim: &str, pins: bool, kills: usize) {
     let history = History::new(desired[0].verdicts.clone());
     let mut traffic = Traffic::new(&crowd, &world.flows, &history).only_first(kept.len());
     let mut random = Random::seeded(seed);
-    let (mut killed, mut verified) = (0, 0);
+    let (mut killed, mut verified, mut adopted) = (0, 0, Duration::ZERO);
+    let mut spawned = || {
+        let spec = format!("{seed} {} {script}", random.below(CHANGES));
+        crowd.in_node(|| spawn(victim, &spec, &directory)).unwrap()
+    };
+    // Getting ready takes a victim longer than its life, so the next one does it meanwhile.
+    let mut next = spawned();
+    let mut random = Random::seeded(seed + 1);
     while killed < kills && begun.elapsed() < time {
         killed += 1;
-        let start = random.below(CHANGES);
-        let spec = format!("{seed} {start} {script}");
-        let mut child = crowd.in_node(|| spawn(victim, &spec, &directory)).unwrap();
-        let micros = u64::try_from(LIFE.as_micros()).unwrap();
+        let mut child = core::mem::replace(&mut next, spawned());
+        begin(&mut child);
+        // Not all in their first steps.
+        let micros = u64::try_from((LIFE + adopted).as_micros()).unwrap();
         let life = Duration::from_micros(random.bits() % micros);
         let born = Instant::now();
         while born.elapsed() < life {
             traffic.burst();
+            thread::sleep(BETWEEN_BURSTS);
         }
         child.kill().unwrap();
         child.wait().unwrap();
         traffic.burst();
+        if killed % GENERATIONS != 0 {
+            continue;
+        }
+        let born = Instant::now();
         let successor = random.pick_from(&desired).unwrap();
         let (crowd, directory) = (&crowd, &directory);
         verified += thread::scope(|scope| {
@@ -90,14 +106,18 @@ pub(super) fn holds(new: Surviving, victim: &str, pins: bool, kills: usize) {
             });
             while !adopt.is_finished() {
                 traffic.burst();
+                thread::sleep(BETWEEN_BURSTS);
             }
             adopt.join().unwrap()
         });
+        adopted = born.elapsed();
         traffic.check_all(&successor.verdicts);
         if traffic.tally.wrong.len() > 20 {
             break;
         }
     }
+    next.kill().unwrap();
+    next.wait().unwrap();
     crowd.in_node(|| new(&directory).remove()).unwrap().unwrap();
     let tally = &traffic.tally;
     eprintln!(
@@ -153,18 +173,22 @@ fn script(world: &mut World, kept: &[(Flow, Verdict)]) -> (String, Vec<Desired>)
     (script, states)
 }
 
-/// Starts the victim in the namespace of the calling thread and waits until it is about to apply rules.
+/// Starts the victim in the namespace of the calling thread.
 fn spawn(victim: &str, spec: &str, pins: &Path) -> Child {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", victim, "--nocapture"]).env(SCRIPT, spec).env(PINS, pins);
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the victim is about to apply rules, and lets it.
+fn begin(child: &mut Child) {
     let mut told = BufReader::new(child.stdout.as_mut().unwrap());
     let mut line = String::new();
     while !line.contains(READY) {
         line.clear();
         assert!(told.read_line(&mut line).unwrap() > 0, "the victim died by itself");
     }
-    child
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
 }
 
 /// Leads to what must be. Returns whether the backend could verify that.
@@ -195,6 +219,10 @@ pub(super) fn victim(new: Surviving) {
         world.carry_out(&script[..start]);
         if !is_ready {
             println!("\n{READY}");
+            // Nothing comes if the one who would kill it is gone.
+            if std::io::stdin().read_line(&mut String::new()).unwrap() == 0 {
+                return;
+            }
             is_ready = true;
         }
         dataplane.sync(world.ruleset()).unwrap();

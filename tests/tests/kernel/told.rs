@@ -280,7 +280,8 @@ pub(super) fn counts(backend: Backend) {
         }
         if !named.is_empty() {
             assert_eq!(counter.packets, sum, "{counter:?}\nof {counters:#?}");
-            assert!(counter.bytes == 0 || counter.bytes >= 36 * sum, "{counter:?}");
+            // Small packets, without what stands before their IP header.
+            assert!((28 * sum..=120 * sum).contains(&counter.bytes), "{counter:?}");
         }
     }
     for (key, count) in expected {

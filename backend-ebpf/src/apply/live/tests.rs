@@ -91,6 +91,23 @@ fn program(live: &Live) -> OwnedFd {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "there is no safe way to leave a namespace")]
+fn the_namespace_is_that_of_the_calling_thread_now() {
+    kernel_test("the thread's namespace", |_| {
+        let here = sys::network_namespace().unwrap();
+        let other = thread::spawn(|| {
+            let before = sys::network_namespace().unwrap();
+            // SAFETY: takes no pointers and moves only this thread.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            (before, sys::network_namespace().unwrap())
+        });
+        let (before, after) = other.join().unwrap();
+        assert_eq!((before, sys::network_namespace().unwrap()), (here, here));
+        assert_ne!(after, here);
+    });
+}
+
+#[test]
 fn policies_that_come_and_go_never_use_the_maps_up() {
     kernel_test("policies that come and go", |kernel| {
         let pods = [pod("a", "10.1.0.1", "app: a"), pod("b", "10.1.0.2", "app: b")].concat();

@@ -49,6 +49,12 @@ pub enum InterfaceError {
     /// The kernel does not say what routes there are.
     #[error("the kernel does not tell the routes")]
     Routes(#[source] io::Error),
+    /// No veth pair leads to an interface that has the address.
+    #[error("no veth pair leads to `{0}`")]
+    NoPeer(IpAddr),
+    /// The kernel does not say what interfaces there are.
+    #[error("the kernel does not tell the interfaces")]
+    Links(#[source] io::Error),
     /// The embedder does not know.
     #[error("{0}")]
     Unknown(String),
@@ -187,7 +193,8 @@ fn read_address(bytes: &[u8]) -> Option<IpAddr> {
     v4().or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }
 
-const GET_LINK: u16 = 18;
+pub(super) const GET_LINK: u16 = 18;
+pub(super) const GET_ADDRESS: u16 = 22;
 
 /// Returns the kind of an interface.
 fn kind(interface: u32) -> io::Result<String> {
@@ -219,9 +226,6 @@ fn named(name: &str) -> io::Result<Option<u32>> {
 ///
 /// Not those of `kube-ipvs0`: they are Services', which lead elsewhere.
 pub(crate) fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
-    const GET_ADDRESS: u16 = 22;
-    const ADDRESS: u16 = 1;
-    const LOCAL: u16 = 2;
     let services = named("kube-ipvs0")?;
     let answers = ask(GET_ADDRESS, DUMP, &[0; 8])?;
     let own = answers.iter().filter_map(|answer| {
@@ -229,11 +233,18 @@ pub(crate) fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
         if services == Some(interface) {
             return None;
         }
-        let rest = answer.get(8..)?;
-        let bytes = attribute(rest, LOCAL).or_else(|| attribute(rest, ADDRESS))?;
-        read_address(bytes)
+        address_of(answer)
     });
     Ok(own.collect())
+}
+
+/// Returns the address that an answer about an address tells of.
+pub(super) fn address_of(answer: &[u8]) -> Option<IpAddr> {
+    const ADDRESS: u16 = 1;
+    const LOCAL: u16 = 2;
+    let rest = answer.get(8..)?;
+    let bytes = attribute(rest, LOCAL).or_else(|| attribute(rest, ADDRESS))?;
+    read_address(bytes)
 }
 
 /// Returns the numbers of all interfaces.

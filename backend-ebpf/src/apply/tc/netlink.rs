@@ -16,13 +16,23 @@ const DONE: u16 = 3;
 
 /// Asks, and returns the bodies of the answers.
 pub(super) fn ask(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    ask_over(&Netlink::route()?, kind, flags, body)
+}
+
+/// Asks for everything there is under conditions, and has the kernel heed them.
+pub(super) fn ask_strictly(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let socket = Netlink::route()?;
+    socket.be_strict()?;
+    ask_over(&socket, kind, flags, body)
+}
+
+fn ask_over(socket: &Netlink, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let mut message =
         u32::try_from(body.len() + 16).map_err(io::Error::other)?.to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend((flags | REQUEST | ACKNOWLEDGE).to_ne_bytes());
     message.extend([0; 8]);
     message.extend(body);
-    let socket = Netlink::route()?;
     socket.send(&message)?;
     let mut buffer = vec![0; 1 << 18];
     let mut bodies = Vec::new();
