@@ -7,7 +7,7 @@ use std::io;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::query::Query;
 use super::resource::Resource;
@@ -82,6 +82,8 @@ impl Watch {
         let mut changed = shared.changed.subscribe();
         let mut cut = shared.cut.subscribe();
         if shared.fault() == Some(Fault::Expired) {
+            // Not with the head of the answer, which alone is no progress.
+            sleep(Duration::from_millis(20)).await;
             let _ = send(&sender, &error(&Status::expired(self.cursor, u64::MAX))).await;
             return;
         }
