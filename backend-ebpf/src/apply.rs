@@ -66,9 +66,8 @@ pub enum FrontEnd {
     /// Where the kernel forwards: behind connection tracking and destination NAT, before source NAT.
     #[default]
     Netfilter,
-    /// At the interfaces of pods, with a table of connections of our own. **Not exact during changes**: a packet between two
-    /// pods of a node can pass that both the old ruleset and the new one deny, each at another end. Nor does it see behind
-    /// Services that it is not told of. See the limits in the crate's documentation.
+    /// At the interfaces of pods, with a table of connections of our own. Must be told what the node translates
+    /// ([`Tc::services`]). See the limits in the crate's documentation.
     Tc(Tc),
 }
 
@@ -136,9 +135,8 @@ impl EbpfDataplane {
         self
     }
 
-    /// Says where packets are judged; anywhere but in the default place is a [`preview`](crate::preview). To be said before the
-    /// first [`sync`](Dataplane::sync): what another front end put into the kernel stays until it is removed by a dataplane
-    /// with that one.
+    /// Says where packets are judged. To be said before the first [`sync`](Dataplane::sync): what another front end put into
+    /// the kernel stays until it is removed by a dataplane with that one.
     #[must_use]
     pub fn with_front_end(mut self, front_end: FrontEnd) -> Self {
         self.front_end = front_end;
@@ -146,7 +144,7 @@ impl EbpfDataplane {
     }
 
     /// Says what is translated on the node, from the next [`sync`](Dataplane::sync) or [`update`](Dataplane::update) on.
-    /// Only the front end at interfaces (a [`preview`](crate::preview)) needs to know.
+    /// Only the front end at interfaces needs to know.
     pub fn set_services(&mut self, services: Vec<Service>) {
         if let FrontEnd::Tc(tc) = &mut self.front_end {
             tc.services = services;

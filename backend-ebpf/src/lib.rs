@@ -10,7 +10,7 @@ mod lower;
 
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
-pub use apply::{EbpfDataplane, Kernel, KernelError, LoadError, Loaded, Updates};
+pub use apply::{EbpfDataplane, FrontEnd, Kernel, KernelError, LoadError, Loaded, Updates};
 pub use image::MapImage;
 pub use lower::{Limits, Lowering, Told, UpdateError};
 
@@ -18,14 +18,13 @@ pub use netpol_core::backend::Established;
 use netpol_core::backend::{Backend, LowerError, Program};
 use netpol_core::ir::{Flow, Ruleset, Verdict};
 
-/// What is there to be tried, and **not to be used between tenants**: the front end at the interfaces of pods, which can let a
-/// packet through that both rulesets deny while one replaces the other (see the limits in the crate's documentation).
+/// The front end at the interfaces of pods: what it must be told, and how packets are shown to it.
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]
-pub mod preview {
+pub mod tc {
     pub use crate::apply::{
-        Attach, ByRoute, FrontEnd, Interface, InterfaceError, Interfaces, Service, Side,
-        Surroundings, Tc, Times,
+        Attach, ByRoute, Interface, InterfaceError, Interfaces, Service, Side, Surroundings, Tc,
+        Times,
     };
 }
 

@@ -25,8 +25,8 @@ use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Ruleset, Scope};
 use netpol_core::model::{Cidr, ObjectRef, Protocol};
 use netpol_core::net::PrefixSet;
-use netpol_ebpf::EbpfDataplane;
-use netpol_ebpf::preview::{Attach, FrontEnd, Service, Tc};
+use netpol_ebpf::tc::{Attach, Service, Tc};
+use netpol_ebpf::{EbpfDataplane, FrontEnd};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 /// Pods `a`, `b` and `c` on one node.

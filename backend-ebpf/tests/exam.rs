@@ -32,7 +32,7 @@ use netpol_core::ir::{Flow, Ports, Ruleset, Scope, Transport, Verdict};
 use netpol_core::model::{Cidr, Protocol};
 use netpol_core::net::PrefixSet;
 use netpol_ebpf::image::{Content, Hook, Packet};
-use netpol_ebpf::preview::{Side, Surroundings, Times};
+use netpol_ebpf::tc::{Side, Surroundings, Times};
 use netpol_ebpf::{Ebpf, Kernel, Loaded};
 
 const DRESSES: [Dress; 7] = [
@@ -128,14 +128,17 @@ impl Examinee {
         match self {
             Self::Netfilter(loaded) => loaded.ask(hook, frame).unwrap(),
             Self::Interfaces(loaded, own) => {
-                let from = || loaded.ask_at(Side::FromPod, frame).unwrap();
-                let to = |side| loaded.ask_at(side, frame).unwrap();
+                let at = |side| loaded.ask_at(side, frame).unwrap();
                 match hook {
                     // The node itself sends it.
-                    Hook::Forward if own.contains(&flow.source) => to(Side::ToPodByNode),
-                    Hook::Forward if from() == Verdict::Deny => Verdict::Deny,
-                    Hook::Forward => to(Side::ToPod),
-                    Hook::LocalIn => from(),
+                    Hook::Forward if own.contains(&flow.source) => at(Side::ToPodByNode),
+                    Hook::Forward => {
+                        // Each judges both sides: whatever the other said, this one's ruleset holds.
+                        let [from, to] = [Side::FromPod, Side::ToPod].map(at);
+                        assert_eq!(from, to, "{flow} at the two interfaces");
+                        to
+                    }
+                    Hook::LocalIn => at(Side::FromPod),
                 }
             }
         }

@@ -15,7 +15,7 @@ use netpol_core::backend::Backend as _;
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Scope, Verdict};
 use netpol_core::model::Protocol;
-use netpol_ebpf::preview::{Service, Side, Surroundings, Times};
+use netpol_ebpf::tc::{Service, Side, Surroundings, Times};
 use netpol_ebpf::{Ebpf, Loaded};
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
@@ -51,7 +51,11 @@ const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
 const WORLD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 fn load(surroundings: Surroundings) -> Loaded {
-    let cluster = read_str("p.yaml", OBJECTS, &ReadOptions::default()).unwrap().cluster;
+    load_all(OBJECTS, surroundings)
+}
+
+fn load_all(objects: &str, surroundings: Surroundings) -> Loaded {
+    let cluster = read_str("p.yaml", objects, &ReadOptions::default()).unwrap().cluster;
     let options = Options { scope: Scope::Node("node".into()), ..Options::default() };
     let image = Ebpf::default().lower(&compile(&cluster, &options).ruleset).unwrap();
     let own = [IpAddr::from(NODE)].into();
@@ -125,10 +129,16 @@ fn answers_pass_and_what_opens_a_connection_is_judged() {
         check("and that ended nothing", ToPod, tcp(B, A, [80, 1000], ACK), Allow);
         check("an end of nothing", FromPod, tcp(A, B, [1007, 80], RST), Allow);
         check("opens nothing", ToPod, tcp(B, A, [80, 1007], ACK), Deny);
-        // One policy at each interface: `b` is not judged where `a` is.
-        check("a may send what b does not take", FromPod, tcp(A, B, [1000, 81], SYN), Allow);
-        check("b does not take it", ToPod, tcp(A, B, [1000, 81], SYN), Deny);
+        // Both sides are judged at either interface, so that the last one decides by one ruleset.
+        check("b does not take it", FromPod, tcp(A, B, [1000, 81], SYN), Deny);
+        check("nor there", ToPod, tcp(A, B, [1000, 81], SYN), Deny);
         check("and was not opened to", ToPod, tcp(A, B, [1000, 81], ACK), Deny);
+        check("c does not send it", FromPod, tcp(C, D, [1000, 80], SYN), Deny);
+        check("wherever it is seen", ToPod, tcp(C, D, [1000, 80], SYN), Deny);
+        check("d takes anything", ToPod, tcp(A, D, [1000, 80], SYN), Allow);
+        // What the peer does not take opens nothing that could be answered.
+        check("a tries b", FromPod, udp(A, B, [7, 8]), Deny);
+        check("no answer", ToPod, udp(B, A, [8, 7]), Deny);
         check("c sends nothing", FromPod, tcp(C, WORLD, [1, 80], SYN), Deny);
         check("a datagram", FromPod, udp(A, WORLD, [5, 53]), Allow);
         check("its answer", ToPod, udp(WORLD, A, [53, 5]), Allow);
@@ -151,6 +161,36 @@ fn answers_pass_and_what_opens_a_connection_is_judged() {
             check("echo", FromPod, icmp(A, WORLD, 8, number, &[]), Allow);
             check("its answer", ToPod, icmp(WORLD, A, 0, number, &[]), Allow);
             check("a question of the other's", ToPod, icmp(WORLD, A, 8, number, &[]), Deny);
+        }
+    });
+}
+
+/// While one ruleset replaces the other, a packet can meet either at each of its two interfaces, in any order.
+#[test]
+fn what_two_rulesets_deny_at_different_ends_passes_between_none_of_them() {
+    bpf::kernel_test("two rulesets", || {
+        let pods = |policy: &str| {
+            let (pods, _) = OBJECTS.split_once("---\n{apiVersion: networking").unwrap();
+            let policy = format!(
+                "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p}}, spec: {policy}}}\n"
+            );
+            load_all(&[pods, &policy].concat(), Surroundings::default())
+        };
+        let rulesets = [
+            pods("{podSelector: {matchLabels: {app: d}}, policyTypes: [Ingress]}"),
+            pods("{podSelector: {matchLabels: {app: c}}, policyTypes: [Egress]}"),
+        ];
+        for (leaves, arrives) in [(0, 1), (1, 0)] {
+            let passes = |opens: &[(Side, Vec<u8>)]| {
+                opens.iter().zip([leaves, arrives]).all(|((side, frame), ruleset)| {
+                    rulesets[ruleset].ask_at(*side, frame).unwrap() == Allow
+                })
+            };
+            for frame in [tcp(C, D, [1, 80], SYN), udp(C, D, [1, 53])] {
+                assert!(!passes(&[(FromPod, frame.clone()), (ToPod, frame)]), "{leaves} first");
+            }
+            let frame = tcp(A, B, [1, 80], SYN);
+            assert!(passes(&[(FromPod, frame.clone()), (ToPod, frame)]), "both allow it");
         }
     });
 }

@@ -1,14 +1,8 @@
 //! The kernel's own listing says what we meant, whatever was there before, in both variants.
 //!
-//! Every test works in a network namespace of its own, which ends with the test's thread. Without the privilege for that
-//! the tests say loudly that they did not run; with `NETPOL_REQUIRE_KERNEL=1` they fail.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test support"
-)]
+//! Every test works in a network namespace of its own. Without the privilege for that the tests say loudly that they did
+//! not run; with `NETPOL_REQUIRE_KERNEL=1` they fail.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "test support")]
 
 extern crate alloc;
 
@@ -20,6 +14,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use netpol_conformance::events::{Happening, Script};
+use netpol_conformance::netlab::in_fresh_network;
 use netpol_core::backend::{Backend as _, Dataplane as _, Difference, SyncError, Updated};
 use netpol_core::engine::{Engine, Event};
 use netpol_core::ir::{Family, Ruleset};
@@ -30,28 +25,10 @@ use proptest::test_runner::TestRunner;
 const VARIANTS: [Variant; 2] = [Variant::Nft, Variant::Legacy];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// Runs a test in a fresh network namespace for each variant, on a thread of its own that takes the namespace with it.
+/// Runs a test in a fresh network namespace for each variant.
 fn in_namespace(test: fn(Variant)) {
     for variant in VARIANTS {
-        let run = std::thread::spawn(move || {
-            // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-            #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-            let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
-            if entered {
-                test(variant);
-            }
-            entered
-        });
-        match run.join() {
-            Ok(true) => {}
-            Ok(false)
-                if std::env::var_os("NETPOL_REQUIRE_KERNEL").is_some_and(|value| value == "1") =>
-            {
-                panic!("no privilege to make a network namespace, and NETPOL_REQUIRE_KERNEL=1")
-            }
-            Ok(false) => eprintln!("NOT RUN: no privilege to make a network namespace"),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        in_fresh_network(|| test(variant));
     }
 }
 

@@ -11,15 +11,19 @@
 mod drift;
 mod ownership;
 mod plan;
+mod steps;
 mod tell;
 mod transaction;
+mod under_way;
 mod update;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 use std::path::PathBuf;
+use std::time::Instant;
 use std::{fs, io};
 
 use netpol_core::backend::{Counter, Dataplane, Denials, Drift, Established, SyncError, Updated};
@@ -28,26 +32,34 @@ use netpol_core::ir::Ruleset;
 
 use crate::lower::{Lowering, Versions, unversioned};
 use crate::netlink::{
-    Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own, clear,
-    declared_sets, holder, observe, stamp,
+    Declared, Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own,
+    clear, declared_sets, holder, observe, stamp, wait_for_packets,
 };
 use crate::options::Style;
-use crate::script::{Counted, Name, Stamp, Table};
+use crate::script::{Chain, Counted, Name, Stamp, Table};
 use crate::{NftOptions, Ownership};
 use ownership::{Claim, cannot_own, owned};
 use plan::Plan;
 use tell::Denying;
 use transaction::{Fault, Transactions};
+use under_way::Unsettled;
 
 /// The base chain that lets pass what was judged before.
 const BASE: &str = "forward";
-/// How often we look again when others change nftables at the same time.
-const ATTEMPTS: u32 = 64;
+/// How long, and how often at the least, we look again when others change nftables at the same time.
+///
+/// A look is a few questions for each set, and is lost if anybody's transaction falls between the two halves of an answer: of
+/// a program that writes in a loop some hit one look in two, and nearly all where the machine is so busy that we are stopped in
+/// the middle. So a number alone is no bound for how long it takes to get through.
+const PATIENCE: Duration = Duration::from_secs(10);
+const ATTEMPTS: u32 = 16;
 /// How often names are given anew until none is taken by another content.
 const ROUNDS: usize = 4;
 /// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
 /// probably busy with tables of their own.
 const IMPATIENT: u32 = 4;
+/// No packet is under way for so long: who waits for packets because of what was done before need not, after this.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// The table `inet netpol` of the network namespace that the calling thread is in.
 ///
@@ -153,7 +165,9 @@ impl NftDataplane {
         &mut self,
         mut attempt: impl FnMut(&mut Connection, u32) -> Result<(), Failure>,
     ) -> Result<(), SyncError> {
-        for number in 0..ATTEMPTS {
+        let begun = Instant::now();
+        let mut number = 0;
+        while number < ATTEMPTS || begun.elapsed() < PATIENCE {
             let kept = self.connection.take().filter(Connection::is_here);
             let ownership = self.options.ownership;
             let open = || Connection::open(ownership);
@@ -166,6 +180,7 @@ impl NftDataplane {
                 Err(Failure::Outdated | Failure::Gone) => {
                     // The socket may own the table: it is given up only where it is of no use any more.
                     self.connection = Some(connection).filter(|kept| kept.socket.drain());
+                    number += 1;
                 }
                 Err(Failure::Socket(error)) => return Err(in_socket(error)),
                 Err(Failure::Owned(socket)) => return Err(owned(socket)),
@@ -177,7 +192,7 @@ impl NftDataplane {
                 }
             }
         }
-        Err(SyncError::refused("table inet netpol", Busy))
+        Err(SyncError::refused("table inet netpol", Busy(number)))
     }
 }
 
@@ -240,7 +255,9 @@ impl Dataplane for NftDataplane {
                 Failure::Refused { object, source, .. } => SyncError::refused(object, source),
                 Failure::Owned(socket) => owned(socket),
                 Failure::CannotOwn => cannot_own(),
-                Failure::Outdated | Failure::Gone => SyncError::refused("table inet netpol", Busy),
+                Failure::Outdated | Failure::Gone => {
+                    SyncError::refused("table inet netpol", Busy(2))
+                }
             })?;
         }
         counters.ok_or_else(|| SyncError::Missing {
@@ -262,7 +279,7 @@ impl Dataplane for NftDataplane {
             None => Ok(Denials::default()),
             Some(Ok(denials)) => Ok(denials),
             Some(Err(Failure::Socket(error))) => Err(in_log(group, error)),
-            Some(Err(_)) => Err(SyncError::refused("netfilter's log", Busy)),
+            Some(Err(_)) => Err(SyncError::refused("netfilter's log", Busy(1))),
         }
     }
 
@@ -301,6 +318,10 @@ struct Connection {
     causes: BTreeMap<String, Arc<Counted>>,
     /// Somebody else changed what is ours, or may have, since we last looked.
     drifted: bool,
+    /// What packets under way may have seen otherwise than it is, and since when nothing was added to that.
+    unsettled: Option<(Instant, Unsettled)>,
+    /// When something was first and last closed since connections get a generation that does not pass.
+    closed: Option<(Instant, Instant)>,
 }
 
 /// A network namespace by its inode, as the system writes it: unique as long as it lives, and a socket keeps it alive.
@@ -325,6 +346,8 @@ impl Connection {
             denying: None,
             causes: BTreeMap::new(),
             drifted: true,
+            unsettled: None,
+            closed: None,
         })
     }
 
@@ -344,39 +367,63 @@ impl Connection {
         self.look();
         let generation = self.socket.generation()?;
         let known = self.known.take().filter(|(then, _)| *then == generation);
-        let (versions, stamp) = match &known {
-            Some((_, known)) => (versions_in(&known.table), known.stamp),
-            None => (versions_of(declared_sets(&self.socket)?), self.stamp(style.stamp)?),
-        };
-        let mut wanted = Lowering::new(ruleset, versions.clone(), Style { stamp, ..style });
-        let mut observed = match known {
-            Some((_, known)) => {
-                Observed { holder: self.holder, foreign: false, table: known.table }
+        let (versions, stamp, written, declared) = match &known {
+            Some((_, known)) => (versions_in(&known.table), known.stamp, known.written, Vec::new()),
+            None => {
+                let declared = declared_sets(&self.socket)?;
+                (versions_of(&declared), self.stamp(style.stamp)?, None, declared)
             }
-            None => observe(&self.socket, &wanted.table)?,
         };
-        let claim = self.claim(&observed)?;
-        observed.foreign = matches!(claim, Claim::Replace(_));
+        let style = Style { stamp, written, ..style };
+        let mut wanted = Lowering::new(ruleset, versions.clone(), style);
+        let observed = match known {
+            Some((_, known)) => Observed::known(self.holder, known.table),
+            None => observe(&self.socket, &declared, &wanted.table)?,
+        };
+        let (holder, claim) = (observed.holder, self.claim(&observed)?);
+        if claim == Claim::Keep && observed.is_as(&wanted.table) {
+            self.holder = holder;
+            self.known = Some((generation, wanted));
+            return Ok(());
+        }
+        let foreign = matches!(claim, Claim::Replace(_));
+        let mut there = observed.into_table(&wanted.table);
         // Sets under other names make other chains, and those other maps.
         let mut versions = Some(versions);
         for _ in 0..ROUNDS {
             let Some(current) = versions.take() else { break };
-            versions = plan::new_versions(&observed.table, &wanted.table, current);
+            versions = plan::new_versions(&there, &wanted.table, current);
             if let Some(versions) = &versions {
-                wanted = Lowering::new(ruleset, versions.clone(), Style { stamp, ..style });
+                wanted = Lowering::new(ruleset, versions.clone(), style);
             }
         }
-        let changes = observed.foreign || Plan::between(&observed.table, &wanted.table).is_seen();
-        if changes && observed.holder.is_some() {
+        let changes = foreign || Plan::between(&there, &wanted.table).is_seen();
+        let guard = (number < IMPATIENT).then_some(generation);
+        let mut transactions = Transactions::new(&self.socket, guard, fault);
+        let is_there = holder.is_some();
+        if changes && is_there {
+            if wanted.is_about_to_cross() {
+                ratify_there(&mut transactions, &mut there, &wanted)?;
+            }
             wanted.restamp();
             self.make_room(stamp, wanted.stamp)?;
         }
-        let guard = (number < IMPATIENT).then_some(generation);
-        let mut transactions = Transactions::new(&self.socket, guard, fault);
-        lead(&mut transactions, claim, &observed.table, &wanted.table)
-            .map_err(|failure| failure.measured(&wanted.table))?;
-        self.holder = claim.holder(observed.holder);
-        self.known = transactions.generation.map(|generation| (generation, wanted));
+        let led = lead(&mut transactions, claim, &there, &wanted, is_there);
+        led.map_err(|failure| failure.measured(&wanted.table))?;
+        if changes && is_there {
+            // The last thing waited for was the last packet that was judged before.
+            if let Some((name, chain)) = wanted.ratification() {
+                transactions.commit(&replacement(&name, &chain))?;
+                wanted.ratify();
+            }
+        }
+        let generation = transactions.generation;
+        if changes {
+            self.noted(Unsettled::by_something());
+            self.closed = None;
+        }
+        self.holder = claim.holder(holder);
+        self.known = generation.map(|generation| (generation, wanted));
         Ok(())
     }
 
@@ -404,55 +451,105 @@ impl Connection {
 }
 
 /// Returns under which names sets are there, and with how much room.
-fn versions_of(sets: impl IntoIterator<Item = (Name, Option<u32>)>) -> Versions {
+fn versions_of(sets: &[Declared]) -> Versions {
     let mut versions = Versions::new();
-    for (name, room) in sets {
-        if unversioned(&name) != &*name {
-            versions.names.insert(unversioned(&name).into(), name.clone());
-        }
-        if let Some(room) = room {
-            versions.rooms.insert(name, room);
-        }
-    }
+    sets.iter().for_each(|set| note(&mut versions, &set.name, set.room));
     versions
 }
 
 fn versions_in(table: &Table) -> Versions {
-    let names = table.sets.keys().chain(table.maps.keys());
-    versions_of(names.map(|name| (name.clone(), table.rooms.get(name).copied())))
+    let mut versions = Versions::new();
+    for name in table.sets.keys().chain(table.maps.keys()) {
+        note(&mut versions, name, table.rooms.get(name).copied());
+    }
+    versions
+}
+
+fn note(versions: &mut Versions, name: &Name, room: Option<u32>) {
+    if unversioned(name) != &**name {
+        versions.names.insert(unversioned(name).into(), name.clone());
+    }
+    if let Some(room) = room {
+        versions.rooms.insert(name.clone(), room);
+    }
 }
 
 /// Somebody changes nftables faster than we can look.
 #[derive(Debug, thiserror::Error)]
-#[error("nftables changed {ATTEMPTS} times in a row while it was looked at")]
-struct Busy;
+#[error("nftables changed {0} times in a row while it was looked at")]
+struct Busy(u32);
 
-/// Applies the difference.
+/// Has connections get the generation that passes, where they get another one.
+fn ratify_there(
+    transactions: &mut Transactions<'_>,
+    there: &mut Table,
+    wanted: &Lowering,
+) -> Result<(), Failure> {
+    let Some((name, chain)) = wanted.stamping() else { return Ok(()) };
+    let Some(present) = there.chains.get_mut(&name).filter(|present| **present != chain) else {
+        return Ok(());
+    };
+    wait_for_packets();
+    transactions.commit(&replacement(&name, &chain))?;
+    // Nobody gets the other one any more.
+    wait_for_packets();
+    *present = chain;
+    Ok(())
+}
+
+/// Puts other rules into a chain.
+fn replacement<'a>(name: &'a Name, chain: &'a Chain) -> [Operation<'a>; 2] {
+    [Operation::Flush(name), Operation::AddRules(name, &chain.rules)]
+}
+
+/// Applies the difference. Where there are rules already, packets that are under way are waited for before the switch, so that
+/// none of them sees half of it, and behind it, before what it left is deleted.
 fn lead(
     transactions: &mut Transactions<'_>,
     claim: Claim,
     there: &Table,
-    wanted: &Table,
+    wanted: &Lowering,
+    is_there: bool,
 ) -> Result<(), Failure> {
+    let wait = || {
+        if is_there {
+            wait_for_packets();
+        }
+    };
+    let wanted = &wanted.table;
     if let Claim::Replace(holding) = claim {
         // Something of ours has another type than we gave it: a foreign hand, or another version of us. It cannot be
         // changed in place, and its name is taken. One transaction replaces the table; the policy of base chains is
         // accept, so that not even then a drop is lost.
-        return transactions.commit(&Plan::whole(wanted, holding));
+        wait();
+        transactions.commit(&Plan::whole(wanted, holding))?;
+        wait();
+        return Ok(());
     }
     let mut plan = Plan::between(there, wanted);
-    if let Claim::Make(holding) = claim {
+    if let Claim::Make(holding) | Claim::Take(holding) = claim {
         plan.create.insert(0, Operation::NewTable(holding));
     }
-    transactions.commit(&plan.create)?;
-    if let Err(failure) = transactions.commit(&plan.switch) {
-        if !transactions.is_ended() {
+    let mut made = transactions.fill(&plan.create);
+    if made.is_ok() && plan.is_seen() {
+        wait();
+        let all = plan.create.len();
+        made = transactions.commit(&plan.switch).map_err(|failure| (all, failure));
+    }
+    if let Err((begun, failure)) = made {
+        if !transactions.is_ended() && begun > 0 {
             // What was created is out of use. Should this fail too, the next look finds and deletes it.
-            let _ = transactions.undo(&plan.undo);
+            let table = [Operation::DeleteTable];
+            let objects = plan.undo(begun);
+            let made_table = matches!(claim, Claim::Make(_));
+            let _ = transactions.undo(if made_table { &table } else { &objects });
         }
         return Err(failure);
     }
-    transactions.commit(&plan.delete)
+    if plan.is_seen() {
+        wait();
+    }
+    transactions.fill(&plan.delete).map_err(|(_, failure)| failure)
 }
 
 fn not_permitted() -> SyncError {

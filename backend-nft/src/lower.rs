@@ -6,10 +6,11 @@
 //! input   ─ replies ─ source's node pipeline ─▶ accept
 //! ```
 //!
-//! Where open connections are judged again, `passed` writes the generation of the rules into the connection's mark, and
-//! `forward` lets pass without more ado what carries it. After a change the generation is another one, so that the next packet
-//! of every connection is judged, whichever way it goes: packets of replies by chains of their own, which read both ends from
-//! the connection.
+//! Where open connections are judged again, `stamp` writes the generation of the rules into the connection's mark, and
+//! `forward` lets pass without more ado what carries the one in the set `generation`. A change that closes puts another one
+//! there, so that the next packet of every connection is judged, whichever way it goes: packets of replies by chains of their
+//! own, which read both ends from the connection. What `stamp` writes follows once no packet is under way that was judged before
+//! the change; until then connections get one that does not pass, and every packet is judged.
 //!
 //! In strict mode both first drop what comes from an address of pods that no known pod owns, and `forward` what goes to one.
 //! What the node itself sends passes neither.
@@ -63,6 +64,10 @@ const JUDGE_REPLIES: &str = "judge-replies";
 const TO_PODS_OF_REPLIES: &str = "to-pods-of-replies";
 /// The chain of what both sides let through.
 const PASSED: &str = "passed";
+/// The set of the generation that passes, and the chain that writes it. Neither has a verdict: the kernel would go through
+/// the whole table for each change of a rule that has one.
+const GENERATION: &str = "generation";
+pub(crate) const STAMP: &str = "stamp";
 /// The chain that judges the destination's side.
 const TO_PODS: &str = "to-pods";
 /// The protocols that have ports.
@@ -81,9 +86,11 @@ impl Lowering {
     pub(crate) fn new(ruleset: &Ruleset, versions: Versions, style: Style) -> Self {
         let mut state = Self::default();
         (state.stamp, state.reports, state.versions) = (style.stamp, style.reports, versions);
+        state.written = style.written.or(style.stamp);
         for (id, pipeline) in ruleset.pipelines() {
             state.learn(id, pipeline);
         }
+        state.own = own(ruleset);
         let mut builder = Builder { ruleset, state: &mut state };
         for endpoint in ruleset.endpoints() {
             builder.bind(endpoint);
@@ -125,8 +132,12 @@ impl Builder<'_> {
         });
         let ruleset = self.ruleset;
         for family in [Family::V4, Family::V6] {
-            let pairs = own_pairs(ruleset, family);
-            self.state.table.sets.insert(own_addresses(family).into(), pairs);
+            let [same, _] = own_pairs(ruleset, family);
+            self.state.table.sets.insert(own_addresses(family).into(), same);
+        }
+        if let Some(stamp) = self.state.stamp {
+            let marks = Elements::Marks(vec![stamp.value]);
+            self.state.table.sets.insert(GENERATION.into(), marks);
         }
         let ported = Protocol::ALL.map(Protocol::number).to_vec();
         self.state.table.sets.insert(PORTED.into(), Elements::Protocols(ported));
@@ -139,7 +150,8 @@ impl Builder<'_> {
         }
         self.state.dispatch = dispatch;
         let dispatched = self.state.dispatched.clone();
-        let chains = frame(ruleset.settings(), self.state.stamp, &dispatched, &unknown, &guards);
+        let written = self.state.written;
+        let chains = frame(ruleset.settings(), written, &dispatched, &unknown, &guards);
         chains
             .into_iter()
             .filter_map(|(name, chain)| self.state.put_frame(&name, chain).then_some(name))
@@ -191,10 +203,10 @@ impl Dispatch {
     }
 }
 
-/// Returns the chains that are always there.
+/// Returns the chains that are always there, where connections get this generation.
 fn frame(
     settings: Settings,
-    stamp: Option<Stamp>,
+    written: Option<Stamp>,
     dispatched: &BTreeMap<(Place, Family), Dispatch>,
     unknown: &[(End, Rule)],
     guards: &[Rule; 2],
@@ -202,7 +214,7 @@ fn frame(
     let verdict = |matches, verdict| Rule::new(matches, Statement::Verdict(verdict));
     let accept = |condition| verdict(vec![condition], Verdict::Accept);
     let to_pods = Rule::always(Verdict::Goto(TO_PODS.into()));
-    let passed = Rule::always(match stamp {
+    let passed = Rule::always(match written {
         Some(_) => Verdict::Goto(PASSED.into()),
         None => Verdict::Accept,
     });
@@ -217,7 +229,7 @@ fn frame(
     }
     let mut judge = strict(&[End::Source, End::Destination]);
     judge.extend(unjudged.iter().cloned());
-    if stamp.is_some() {
+    if written.is_some() {
         judge.push(verdict(vec![Match::Reply], Verdict::Goto(JUDGE_REPLIES.into())));
     }
     judge.extend(dispatch_rules(Place::Egress, dispatched, guards));
@@ -236,7 +248,7 @@ fn frame(
     let mut add = |name: &str, hook, rules| chains.push((name.into(), Chain { hook, rules }));
     let related = [accept(Match::Related), accept(Match::NeighbourDiscovery)];
     let replies = [accept(Match::EstablishedOrRelated), accept(Match::NeighbourDiscovery)];
-    match stamp {
+    match written {
         Some(_) => {
             add(JUDGE, None, related.iter().cloned().chain(judge).collect());
             let mut replies = dispatch_rules(Place::EgressOfReply, dispatched, guards);
@@ -261,18 +273,20 @@ fn frame(
     input.push(Rule::always(Verdict::Accept));
     add("input", Some(Hook::Input), input);
     add(TO_PODS, None, to_pods);
-    chains.extend(stamp.into_iter().flat_map(frame_of_stamp));
+    chains.extend(written.into_iter().flat_map(frame_of_stamp));
     chains
 }
 
-/// Returns the chains of the frame that hold the generation: who carries it passes, and who is let through gets it.
-fn frame_of_stamp(stamp: Stamp) -> [(Name, Chain); 2] {
-    let accept = Rule::new(vec![Match::Stamped(stamp)], Statement::Verdict(Verdict::Accept));
+/// Returns the chains of the frame that are about the generation: who carries it passes, and who is let through gets `written`.
+fn frame_of_stamp(written: Stamp) -> [(Name, Chain); 3] {
+    let stamped = Match::Stamped(written.mask, GENERATION.into());
+    let accept = Rule::new(vec![stamped], Statement::Verdict(Verdict::Accept));
     let forward = vec![accept, Rule::always(Verdict::Goto(JUDGE.into()))];
     // What belongs to no connection that is known cannot be marked, but passes.
-    let stamped = Rule::new(Vec::new(), Statement::Stamp(stamp));
-    let passed = vec![stamped, Rule::always(Verdict::Accept)];
+    let write = Rule::new(Vec::new(), Statement::Stamp(written));
+    let passed = vec![Rule::always(Verdict::Jump(STAMP.into())), Rule::always(Verdict::Accept)];
     [
+        (STAMP.into(), Chain { hook: None, rules: vec![write] }),
         (FORWARD.into(), Chain { hook: Some(Hook::Forward), rules: forward }),
         (PASSED.into(), Chain { hook: None, rules: passed }),
     ]
@@ -337,8 +351,9 @@ fn unknown_pods(builder: &mut Builder<'_>) -> Vec<(End, Rule)> {
 
 /// Returns whether an object of the frame has this name: it stays, whether or not anything refers to it.
 fn is_frame(name: &str) -> bool {
-    [FORWARD, "input", JUDGE, JUDGE_REPLIES, PASSED, TO_PODS, TO_PODS_OF_REPLIES, PORTED]
+    [FORWARD, "input", JUDGE, JUDGE_REPLIES, PASSED, STAMP, TO_PODS, TO_PODS_OF_REPLIES]
         .contains(&name)
+        || [GENERATION, PORTED].contains(&name)
         || [Family::V4, Family::V6].map(own_addresses).contains(&name)
 }
 
@@ -351,37 +366,48 @@ const fn own_addresses(family: Family) -> &'static str {
 }
 
 /// Returns every pair of addresses of one endpoint that some NetworkPolicy isolates: what nftables cannot say as
-/// "source equals destination" (NP-121, DEC-03).
-fn own_pairs(ruleset: &Ruleset, family: Family) -> Elements {
+/// "source equals destination" (NP-121, DEC-03). First those of an address with itself, then those of two.
+///
+/// Whatever is of one address is of one pod at all times. Two may be of one pod now and of two before.
+fn own_pairs(ruleset: &Ruleset, family: Family) -> [Elements; 2] {
     let isolated = |endpoint: &&Endpoint| {
         [endpoint.ingress, endpoint.egress].into_iter().any(|id| {
             ruleset.pipeline(id).is_some_and(|pipeline| pipeline.network_policy.is_some())
         })
     };
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    let (mut v4, mut v6) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for endpoint in ruleset.endpoints().filter(isolated) {
         for source in &endpoint.addresses {
             for destination in &endpoint.addresses {
+                let [same, two] = &mut v4;
+                let [same6, two6] = &mut v6;
                 match (source, destination) {
-                    (IpAddr::V4(a), IpAddr::V4(b)) => v4.push((*a, *b)),
-                    (IpAddr::V6(a), IpAddr::V6(b)) => v6.push((*a, *b)),
+                    (IpAddr::V4(a), IpAddr::V4(b)) if a == b => same.push((*a, *b)),
+                    (IpAddr::V4(a), IpAddr::V4(b)) => two.push((*a, *b)),
+                    (IpAddr::V6(a), IpAddr::V6(b)) if a == b => same6.push((*a, *b)),
+                    (IpAddr::V6(a), IpAddr::V6(b)) => two6.push((*a, *b)),
                     (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
                 }
             }
         }
     }
     match family {
-        Family::V4 => {
-            v4.sort_unstable();
-            v4.dedup();
-            Elements::V4Pairs(v4)
-        }
-        Family::V6 => {
-            v6.sort_unstable();
-            v6.dedup();
-            Elements::V6Pairs(v6)
-        }
+        Family::V4 => v4.map(|pairs| Elements::V4Pairs(sorted(pairs))),
+        Family::V6 => v6.map(|pairs| Elements::V6Pairs(sorted(pairs))),
     }
+}
+
+/// Returns the pairs of two addresses of one endpoint, in the families in which there are any.
+fn own(ruleset: &Ruleset) -> BTreeMap<Family, Elements> {
+    let pairs = |family| own_pairs(ruleset, family).into_iter().nth(1).map(|pairs| (family, pairs));
+    let all = [Family::V4, Family::V6].into_iter().filter_map(pairs);
+    all.filter(|(_, pairs)| !pairs.is_empty()).collect()
+}
+
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort_unstable();
+    list.dedup();
+    list
 }
 
 fn topology(ruleset: &Ruleset) -> Topology {

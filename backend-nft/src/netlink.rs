@@ -20,8 +20,8 @@ pub(crate) use conntrack::{Half, clear};
 pub(crate) use listener::Listener;
 pub(crate) use log::Log;
 pub(crate) use object::Operation;
-pub(crate) use read::{Observed, counters, declared_sets, observe, stamp};
-pub(crate) use socket::Socket;
+pub(crate) use read::{Declared, Observed, counters, declared_sets, observe, stamp, written};
+pub(crate) use socket::{Socket, wait_for_packets};
 pub(crate) use table::{Holder, Holding, can_own, holder};
 
 use alloc::string::String;

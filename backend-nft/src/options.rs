@@ -59,8 +59,10 @@ impl Default for NftOptions {
 /// How a ruleset is lowered.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Style {
-    /// The generation, if open connections are judged again.
+    /// The generation that passes, if open connections are judged again.
     pub(crate) stamp: Option<Stamp>,
+    /// The generation that connections get, if another one.
+    pub(crate) written: Option<Stamp>,
     /// Where denied flows are reported to, and how many a second.
     pub(crate) reports: Option<(u16, u32)>,
 }
@@ -69,7 +71,8 @@ impl NftOptions {
     /// Returns how rulesets are lowered.
     pub(crate) fn style(&self) -> Style {
         let rate = self.log_rate.max(1);
-        Style { stamp: self.first_stamp(), reports: self.log_group.map(|group| (group, rate)) }
+        let reports = self.log_group.map(|group| (group, rate));
+        Style { stamp: self.first_stamp(), written: None, reports }
     }
 
     /// Returns the first generation; `None` where connections are not judged again.

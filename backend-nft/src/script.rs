@@ -3,7 +3,10 @@
 //! The tree holds only what the lowering needs, so that everything in it can be printed, encoded and evaluated exactly.
 //! Names are content: two objects of one name hold the same rules or the same members' source.
 
+#[cfg(not(all(test, feature = "apply")))]
 mod evaluate;
+#[cfg(all(test, feature = "apply"))]
+pub(crate) mod evaluate;
 mod set;
 mod text;
 
@@ -73,6 +76,8 @@ impl Table {
                 Some(self.rooms.get(name).copied().unwrap_or_else(|| exact_room(elements.len())))
             }
             Elements::ProtocolPorts(_) => Some(exact_room(elements.len())),
+            // One comes before another goes.
+            Elements::Marks(_) => Some(2),
             // Ranges are no hash, protocols are a bitmap, and pairs are edited but seldom looked up.
             Elements::V4Ranges(_)
             | Elements::V6Ranges(_)
@@ -144,8 +149,8 @@ pub enum Match {
     Related,
     /// `ct direction reply`: against the direction in which the connection was opened.
     Reply,
-    /// The connection was judged by this generation of the rules.
-    Stamped(Stamp),
+    /// The bits of a mask in the connection's mark are in the set: it was judged by this generation of the rules.
+    Stamped(u32, Name),
     /// `icmpv6 type 133-137`: solicitations, advertisements, redirects (NP-115).
     NeighbourDiscovery,
     /// The key is in the set.
@@ -225,7 +230,7 @@ pub enum Statement {
     Verdict(Verdict),
     /// The verdict that a map holds for the key; none, if it holds none.
     Map(Key, Name),
-    /// Marks the connection as judged by a generation, and accepts.
+    /// Marks the connection as judged by a generation; ends nothing.
     Stamp(Stamp),
     /// Reports the packet, unless there were too many; ends nothing.
     Report(Report),
@@ -283,11 +288,10 @@ impl Rule {
     /// Returns the sets, maps and chains that the rule names.
     pub(crate) fn references(&self) -> impl Iterator<Item = &Name> {
         let looked_up = self.matches.iter().filter_map(|condition| match condition {
-            Match::In(_, set) | Match::NotIn(_, set) => Some(set),
+            Match::In(_, set) | Match::NotIn(_, set) | Match::Stamped(_, set) => Some(set),
             Match::EstablishedOrRelated
             | Match::Related
             | Match::Reply
-            | Match::Stamped(_)
             | Match::NeighbourDiscovery
             | Match::Within(..)
             | Match::Protocol(_)

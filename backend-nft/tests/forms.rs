@@ -9,34 +9,15 @@ mod listing;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::thread;
 
 use listing::Listing;
 use netpol_conformance::cases;
-use netpol_conformance::netlab::kernel_test;
+use netpol_conformance::netlab::in_fresh_network;
 use netpol_core::backend::{Backend as _, Dataplane as _};
 use netpol_core::compile::{Options, compile};
 use netpol_core::ir::{Ruleset, Scope};
 use netpol_nft::{Nft, NftDataplane};
 use serde_json::Value;
-
-/// Does it on a thread with a network namespace of its own, which ends with it.
-fn in_namespace(test: impl FnOnce() + Send) {
-    kernel_test(|| {
-        thread::scope(|scope| {
-            let run = scope.spawn(|| {
-                // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-                #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-                let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-                assert_eq!(entered, 0, "no privilege to make a network namespace");
-                test();
-            });
-            if let Err(panic) = run.join() {
-                std::panic::resume_unwind(panic);
-            }
-        });
-    });
-}
 
 fn nft(arguments: &[&str], stdin: &str) -> String {
     let mut child = Command::new("nft")
@@ -101,7 +82,7 @@ fn plain(mut listing: Value) -> Vec<Value> {
 
 #[test]
 fn what_is_sent_is_what_nft_compiles_from_the_text() {
-    in_namespace(|| {
+    in_fresh_network(|| {
         for (case, ruleset) in rulesets() {
             let script = Nft::default().lower(&ruleset).unwrap();
             let theirs = nft(&["--debug=netlink", "-f", "-"], &script.to_string());
@@ -113,7 +94,7 @@ fn what_is_sent_is_what_nft_compiles_from_the_text() {
 
 #[test]
 fn what_the_kernel_holds_after_a_sync_reads_as_the_text_and_the_json() {
-    in_namespace(|| {
+    in_fresh_network(|| {
         for (case, ruleset) in rulesets() {
             let script = Nft::default().lower(&ruleset).unwrap();
             NftDataplane::new().sync(&ruleset).unwrap();
@@ -133,7 +114,7 @@ fn what_the_kernel_holds_after_a_sync_reads_as_the_text_and_the_json() {
 
 #[test]
 fn nft_takes_the_json_and_makes_of_it_what_the_text_says() {
-    in_namespace(|| {
+    in_fresh_network(|| {
         for (case, ruleset) in rulesets() {
             let script = Nft::default().lower(&ruleset).unwrap();
             let json = script.to_json().to_string();

@@ -45,7 +45,7 @@ pub use connection::Connection;
 pub use crowd::{Crowd, HEARD, Place};
 pub use error::LabError;
 pub use frame::{Between, Content, Packet};
-pub use kernel_test::{did_not_run, kernel_test};
+pub use kernel_test::{did_not_run, enter_fresh_network, in_fresh_network, kernel_test};
 pub use plan::{HostPod, Plan, PlannedNode, PlannedPod, is_routable};
 pub use privilege::{Availability, Privilege, Unavailable, bpf_file_system};
 pub use probe::{Observation, Patience, Probe, Refusal, Traffic};

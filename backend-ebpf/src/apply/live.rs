@@ -187,6 +187,7 @@ impl Live {
         self.garbage.add(patch.garbage);
         if self.garbage.len() + self.replaced > SWEEP_AT
             || self.garbage.networks.len() > MOST_NETWORKS_GONE
+            || self.loaded.is_littered(&self.garbage)
         {
             // The change is made; what cannot be deleted now waits for the next time.
             let _ = self.sweep();

@@ -57,6 +57,8 @@ pub struct Loaded {
     words: Table,
     /// How many rows each may have.
     room: Rows,
+    /// How many of these were left when it was filled.
+    spare: Rows,
     counts: Map,
     rate: Map,
     ring: Ring,
@@ -162,7 +164,20 @@ impl Loaded {
                 (TC_JUDGE.load(TC, None, &descriptors)?, Some(tables))
             }
         };
-        Ok(Self { maps, hosts, words, room, counts, rate, ring, version, program, surroundings })
+        let spare = spare(&room, image, beginning.largest);
+        Ok(Self {
+            maps,
+            hosts,
+            words,
+            room,
+            spare,
+            counts,
+            rate,
+            ring,
+            version,
+            program,
+            surroundings,
+        })
     }
 
     pub(super) fn program(&self) -> BorrowedFd<'_> {
@@ -195,6 +210,25 @@ impl Loaded {
             && needed.words + beside(|garbage| garbage.words.len()) <= self.room.words
             && needed.ports + beside(ports) <= self.room.ports
             && needed.counters <= self.room.counters
+    }
+
+    /// Returns whether garbage takes up half of what was left. A change that then needs more would have to wait for every
+    /// packet; and numbers that are garbage are not given out again, so that it could find none.
+    pub(super) fn is_littered(&self, garbage: &Garbage) -> bool {
+        let Garbage { hosts, networks, words, ports, policies, pods, counters } = garbage;
+        let counters: usize = counters.iter().map(|(_, count)| count_of(*count)).sum();
+        let ports: usize = ports.values().map(Vec::len).sum();
+        [
+            (hosts.len(), self.spare.hosts),
+            (networks.len(), self.spare.networks),
+            (words.len(), self.spare.words),
+            (ports, self.spare.ports),
+            (policies.len(), self.spare.policies),
+            (pods.len(), self.spare.pods),
+            (counters, self.spare.counters),
+        ]
+        .into_iter()
+        .any(|(garbage, spare)| garbage > spare / 2)
     }
 
     /// Returns whether the tables have places for what a change writes.
@@ -397,18 +431,36 @@ fn sum(values: &[u8], offset: usize, size: usize) -> u64 {
 fn room(image: &MapImage, largest: (u32, u32)) -> Rows {
     let rows = image.rows();
     let more = |rows: usize| rows + rows / 4 + 1024;
-    let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     Rows {
         hosts: more(rows.hosts),
         networks: more(rows.networks * 2),
-        pods: number(largest.0).saturating_add(1024),
-        policies: number(largest.1).saturating_add(1024),
+        pods: count_of(largest.0).saturating_add(1024),
+        policies: count_of(largest.1).saturating_add(1024),
         words: more(rows.words),
         // A list is changed by another beside it.
         ports: more(rows.ports * 2),
         ranges: rows.ranges,
         counters: more(rows.counters * 2),
     }
+}
+
+/// Returns how many rows each map has left.
+fn spare(room: &Rows, image: &MapImage, largest: (u32, u32)) -> Rows {
+    let rows = image.rows();
+    Rows {
+        hosts: room.hosts.saturating_sub(rows.hosts),
+        networks: room.networks.saturating_sub(rows.networks),
+        pods: room.pods.saturating_sub(count_of(largest.0)),
+        policies: room.policies.saturating_sub(count_of(largest.1)),
+        words: room.words.saturating_sub(rows.words),
+        ports: room.ports.saturating_sub(rows.ports),
+        ranges: 0,
+        counters: room.counters.saturating_sub(rows.counters),
+    }
+}
+
+fn count_of(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// In the order of `rows::tables`.

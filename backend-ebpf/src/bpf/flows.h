@@ -50,15 +50,24 @@ struct fragment_key {
 	struct address destination;
 	__u32 identification;
 	__u32 protocol;
+} __attribute__((aligned(8)));
+
+union ports {
+	__u64 all;
+	struct {
+		__u16 source_port;
+		__u16 port;
+		__u16 echo;
+		__u8 is_echo;
+		__u8 asks;
+	};
 };
 
+/* As with connections, what is read says whose it is: `check` is made of the key and the ports. */
 struct fragment {
 	__u64 seen;
-	__u16 source_port;
-	__u16 port;
-	__u16 echo;
-	__u8 is_echo;
-	__u8 asks;
+	__u64 ports;
+	__u64 check;
 };
 
 /* An address and port that are translated elsewhere, and what stands behind them. */
@@ -90,14 +99,23 @@ INLINE __u64 mix(__u64 sum, __u64 word)
 	return sum ^ sum >> 29;
 }
 
-INLINE __u64 tag_of(const struct flow_key *key, __u32 kind)
+/* What stands for a key, which is six words. */
+INLINE __u64 tag_of_words(const __u64 *words, __u64 sum)
 {
-	const __u64 *words = (const __u64 *)key;
-	__u64 sum = kind + 1;
 #pragma clang loop unroll(full)
 	for (int word = 0; word < 6; word++)
 		sum = mix(sum, words[word]);
 	return sum;
+}
+
+INLINE __u64 tag_of(const struct flow_key *key, __u32 kind)
+{
+	return tag_of_words((const __u64 *)key, kind + 1);
+}
+
+INLINE __u64 tag_of_fragment(const struct fragment_key *key)
+{
+	return tag_of_words((const __u64 *)key, 0);
 }
 
 INLINE int is_over(__u64 seen, __u64 time, __u64 now)

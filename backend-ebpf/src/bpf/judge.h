@@ -77,6 +77,7 @@ struct packet {
 	__u16 source_port;
 	__u16 port;
 	__u8 reply; /* It answers the packet that is judged, and is described as that one. */
+	__u8 counted; /* The side that another hook counts, as bit of its guard: here it is counted only if it denies. */
 	/* The verifier does not follow what bytes hold that stand here, and so need not tell it apart. */
 	__u8 content;
 	__u8 protocol;
@@ -159,9 +160,11 @@ INLINE __u32 place(__u32 protocol)
 	return (protocol >> 4) - (protocol >> 7) * 6;
 }
 
-INLINE void count(struct packet *packet, __u32 counter)
+INLINE void count(struct packet *packet, __u32 counter, int is_counted)
 {
 	packet->counter = counter;
+	if (is_counted)
+		return;
 	__u64 *packets = bpf_map_lookup_elem(COUNTS, &packet->counter);
 	if (packets)
 		++*packets;

@@ -20,8 +20,9 @@ OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct
 	}
 	__u32 counter = word >> 23 & 0x1fffff;
 	if (packet->content == WITHOUT_PORT) {
-		count(packet, counter);
-		return word >> 16 & 1;
+		int others = word >> 16 & 1;
+		count(packet, counter, others & packet->counted >> guard);
+		return others;
 	}
 	__u32 at = place(packet->protocol);
 	int verdict = word >> (17 + at) & 1;
@@ -48,6 +49,6 @@ OUTLINE int passes(__u32 policy, __u32 class, const struct address *peer, struct
 			}
 		}
 	}
-	count(packet, counter);
+	count(packet, counter, verdict & packet->counted >> guard);
 	return verdict;
 }

@@ -6,8 +6,8 @@
  *   to      what goes to a pod, likewise
  *   judge   looks into one set of maps
  *
- * Each pod's side is judged at its own interface. Who opened a connection is remembered there (`flows.h`): the kernel's
- * connection tracking need not see any of it. */
+ * Who opened a connection is remembered at each pod's interface (`flows.h`): the kernel's connection tracking need not see
+ * any of it. */
 #include "flows.h"
 
 /* All that is known of a packet while it is judged, one for each processor: of what lies in a map, the verifier follows
@@ -107,31 +107,36 @@ INLINE void fragments(struct reader *reader, struct work *work)
 		return;
 	key.source = packet->source;
 	key.destination = packet->destination;
+	__u64 tag = tag_of_fragment(&key);
 	if (work->is_later) {
-		struct fragment *first = bpf_map_lookup_elem(FRAGMENTS, &key);
-		if (!first || is_over(first->seen, TIMES->fragment, work->now))
+		const volatile struct fragment *known = bpf_map_lookup_elem(FRAGMENTS, &key);
+		if (!known || is_over(known->seen, TIMES->fragment, work->now))
+			return;
+		union ports first = { .all = known->ports };
+		/* The row may have become another datagram's meanwhile. */
+		if (known->check != (first.all ^ tag))
 			return;
 		if (packet->content == LATER_FRAGMENT) {
-			packet->source_port = first->source_port;
-			packet->port = first->port;
+			packet->source_port = first.source_port;
+			packet->port = first.port;
 			packet->content = WITH_PORT;
 			work->is_tracked = 1;
 		}
-		if (first->is_echo) {
+		if (first.is_echo) {
 			work->is_tracked = work->is_echo = 1;
-			work->asks = first->asks;
-			work->echo = first->echo;
+			work->asks = first.asks;
+			work->echo = first.echo;
 		}
 		return;
 	}
-	struct fragment first = {
-		.seen = work->now,
+	union ports ports = {
 		.source_port = packet->source_port,
 		.port = packet->port,
 		.echo = work->echo,
 		.is_echo = work->is_echo,
 		.asks = work->asks,
 	};
+	struct fragment first = { .seen = work->now, .ports = ports.all, .check = ports.all ^ tag };
 	bpf_map_update_elem(FRAGMENTS, &key, &first, 0);
 }
 
@@ -294,7 +299,9 @@ INLINE int service_passes(const struct service *service, const struct pod *of, _
 	return all;
 }
 
-/* Judges a packet that opens a connection, at the interface of the pod whose side it is. */
+/* Judges a packet that opens a connection: both sides, as far as they are pods of this node, at either one's interface. So
+ * what goes from one to the other is judged by one ruleset altogether at the last interface that it passes, whatever another
+ * ruleset said of it at the first one; behind destination NAT there, and no row is made where the peer would not take it. */
 INLINE int verdict(struct work *work)
 {
 	struct packet *packet = &work->packet;
@@ -305,13 +312,10 @@ INLINE int verdict(struct work *work)
 		packet->source = packet->destination;
 	struct end source = end_of(&packet->source, version);
 	struct end destination = end_of(&packet->destination, version);
-	int from_nobody = 0, to_nobody = 0;
 	if (STATE->is_strict) {
-		from_nobody = is_unknown(source, &packet->source);
-		to_nobody = is_unknown(destination, &packet->destination);
-		if (from_nobody)
+		if (is_unknown(source, &packet->source))
 			source.pod = NOBODY;
-		if (to_nobody)
+		if (is_unknown(destination, &packet->destination))
 			destination.pod = NOBODY;
 	}
 	struct pod *of_source = bpf_map_lookup_elem(PODS, &source.pod);
@@ -326,13 +330,9 @@ INLINE int verdict(struct work *work)
 		egress = of_source->egress;
 		ingress = of_destination->ingress;
 	}
-	if (is_ingress) {
-		/* What no pod may have has no interface that is known, so its side is judged here. */
-		if (!from_nobody)
-			egress = 0;
-	} else {
-		if (!to_nobody)
-			ingress = 0;
+	/* Each side is counted where it is the pod's own. */
+	packet->counted = 1 << (is_ingress ? GUARD_OF_EGRESS : GUARD_OF_INGRESS);
+	if (!is_ingress) {
 		if (packet->content == WITH_PORT) {
 			struct service_key key = {
 				.address = packet->destination,

@@ -12,7 +12,7 @@ INLINE int both_pass(struct packet *packet, __u32 egress, __u32 ingress, __u32 s
 	int is_ingress = 0;
 	if (packet->content == UNREADABLE) {
 		is_ingress = ingress != 0;
-		count(packet, is_ingress ? GUARD_OF_INGRESS : GUARD_OF_EGRESS);
+		count(packet, is_ingress ? GUARD_OF_INGRESS : GUARD_OF_EGRESS, 0);
 	} else if (passes(egress, destination, &packet->destination, packet, GUARD_OF_EGRESS)) {
 		if (passes(ingress, source, &packet->source, packet, GUARD_OF_INGRESS))
 			return 1;

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p netpol-nft --features kernel-tests --bench control` prints the tables of docs/benchmarks.md; needs root.
 //! Works in a network namespace of its own, which ends with the process. `-- NAME…` runs only the tables whose name
-//! contains one of them: `peer`, `policy`, `full`, `shapes`.
+//! contains one of them: `peer`, `policy`, `full`, `sets`, `shapes`.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ mod kernel;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netpol_core::backend::{Backend as _, Dataplane as _, Established, Updated};
 use netpol_core::engine::{Engine, Event};
@@ -46,6 +46,9 @@ fn main() {
     }
     if wants("full") {
         full_sync();
+    }
+    if wants("sets") {
+        many_sets();
     }
     if wants("shapes") {
         shapes();
@@ -154,29 +157,33 @@ fn largest_set(ruleset: &Ruleset) -> String {
 /// One policy of a node of 250 pods and 2,000 sets.
 fn one_policy() {
     println!("\none policy changes its port (250 local pods)");
-    println!("| sets | update | how | its bare netlink batches | × |\n|---|---|---|---|---|");
+    println!(
+        "| sets | update | how | its bare netlink batches | × | on the clock |\n|---|---|---|---|---|---|"
+    );
     for policies in [250, 2_000] {
         let size = Size { local: 250, policies, rules: 1, groups: policies, members: 50 };
         let mut engine = size.engine();
         let mut dataplane = synced(engine.snapshot());
         let events = (0..40).map(|round| size.policy(round % 20 * 7, 2000 + round / 20));
+        let begun = Instant::now();
         let (ours, how) = updates(&mut engine, &mut dataplane, events);
+        let clock = begun.elapsed() / 40;
         // What one such change sends, once more in the state in which it was sent.
         let mut theirs = Vec::new();
         for round in 0..10 {
+            let mut dataplane = synced(engine.snapshot());
             let delta = engine.apply(size.policy(3, 3000 + round));
             let transactions = overhear(|| {
                 dataplane.update(engine.snapshot(), &delta).unwrap();
             });
-            let back = engine.apply(size.policy(3, 1000));
-            dataplane.update(engine.snapshot(), &back).unwrap();
+            engine.apply(size.policy(3, 1000));
+            synced(engine.snapshot());
             let bare = Bare::open();
             theirs.push(timed(|| transactions.iter().for_each(|bytes| bare.commit(bytes))));
-            dataplane = synced(engine.snapshot());
         }
         let theirs = median(theirs);
         println!(
-            "| {policies} | {ours:.2?} | {how:?} | {theirs:.2?} | {:.2} |",
+            "| {policies} | {ours:.2?} | {how:?} | {theirs:.2?} | {:.2} | {clock:.1?} |",
             ratio(ours, theirs)
         );
     }
@@ -232,6 +239,42 @@ fn full_sync() {
         transactions.len(),
         sent / 1000
     );
+}
+
+/// As many sets of peers as policies, as those of a pod are for different ports: the kernel finds a set by walking the names of all.
+fn many_sets() {
+    println!(
+        "\nfull sync of 250 local pods and many policies, each with a port and ten peers of its own"
+    );
+    println!("| sets | full sync | its bare netlink transactions | `nft -f` of the same program |");
+    println!("|---|---|---|---|");
+    for (sets, rounds) in [(1_000, 5), (5_000, 3), (20_000, 1)] {
+        let size = Size { local: 250, policies: sets, rules: 1, groups: sets, members: 10 };
+        let mut engine = size.engine();
+        engine.apply_batch((0..sets).map(|index| size.policy(index, 1000 + index / size.local)));
+        let ruleset = engine.snapshot();
+        let text = Nft::default().lower(ruleset).unwrap().to_string();
+        let (mut full, mut bare, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let mut dataplane = NftDataplane::new();
+            dataplane.remove().unwrap();
+            full.push(timed(|| dataplane.sync(ruleset).unwrap()));
+            dataplane.remove().unwrap();
+            let transactions = overhear(|| dataplane.sync(ruleset).unwrap());
+            dataplane.remove().unwrap();
+            let socket = Bare::open();
+            bare.push(timed(|| transactions.iter().for_each(|bytes| socket.commit(bytes))));
+            dataplane.remove().unwrap();
+            loaded.push(nft(&text));
+            dataplane.remove().unwrap();
+        }
+        let (full, bare, loaded) = (median(full), median(bare), median(loaded));
+        println!(
+            "| {sets} | {full:.2?} | {bare:.2?}, {:.2} × | {loaded:.2?}, {:.2} × |",
+            ratio(bare, full),
+            ratio(loaded, full)
+        );
+    }
 }
 
 /// Loads a text with `nft` and returns what that took.

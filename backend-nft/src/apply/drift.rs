@@ -6,8 +6,8 @@ use netpol_core::backend::{Difference, Drift};
 use netpol_core::ir::Ruleset;
 
 use super::{BASE, Connection, versions_of};
-use crate::lower::Lowering;
-use crate::netlink::{Failure, Listener, declared_sets, observe, stamp};
+use crate::lower::{Lowering, STAMP};
+use crate::netlink::{Failure, Listener, declared_sets, observe, stamp, written};
 use crate::options::Style;
 use crate::script::{Name, TABLE};
 
@@ -22,6 +22,7 @@ impl Connection {
 
     /// Returns whether somebody else may have changed what is ours since we last looked.
     pub(super) fn has_drifted(&mut self) -> Result<bool, Failure> {
+        self.settle_generation(false);
         match &self.listener {
             Some(listener) => {
                 let heard = listener.hear()?;
@@ -56,7 +57,8 @@ impl Connection {
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
         let generation = self.socket.generation()?;
-        let versions = versions_of(declared_sets(&self.socket)?);
+        let declared = declared_sets(&self.socket)?;
+        let versions = versions_of(&declared);
         // Without a generation that can be read, the chains that hold it differ.
         let stamp = match style.stamp {
             Some(first) => {
@@ -64,18 +66,24 @@ impl Connection {
             }
             None => None,
         };
-        let wanted = Lowering::new(ruleset, versions, Style { stamp, ..style }).table;
-        let observed = observe(&self.socket, &wanted)?;
+        // Behind a change connections get a generation from before it for a while.
+        let written = match stamp {
+            Some(stamp) => written(&self.socket, STAMP)?.filter(|there| there.mask == stamp.mask),
+            None => None,
+        };
+        let wanted = Lowering::new(ruleset, versions, Style { stamp, written, ..style }).table;
+        let observed = observe(&self.socket, &declared, &wanted)?;
+        let (holder, is_foreign) = (observed.holder, observed.foreign);
+        let there = observed.into_table(&wanted);
         let mut found = Vec::new();
         let table = |difference| Drift { object: alloc::format!("table inet {TABLE}"), difference };
-        if observed.holder.is_none() {
+        if holder.is_none() {
             found.push(table(Difference::Missing));
             return Ok(found);
         }
-        if observed.foreign {
+        if is_foreign {
             found.push(table(Difference::Changed));
         }
-        let there = &observed.table;
         differences("set", (&there.sets, &wanted.sets), &mut found);
         differences("map", (&there.maps, &wanted.maps), &mut found);
         differences("chain", (&there.chains, &wanted.chains), &mut found);

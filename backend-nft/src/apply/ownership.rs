@@ -11,8 +11,10 @@ use crate::netlink::{Failure, Holder, Holding, Observed, can_own};
 pub(super) enum Claim {
     /// Nothing.
     Keep,
-    /// It is made, or taken over.
+    /// It is made where there is none.
     Make(Holding),
+    /// It is taken over as it is.
+    Take(Holding),
     /// It is made anew, in place of the one that is there.
     Replace(Holding),
 }
@@ -39,10 +41,11 @@ impl Connection {
             }
         };
         let taken = holding == Holding::Owned && holder == Some(Holder::Nobody);
-        Ok(match (replaced, made || taken) {
-            (true, _) => Claim::Replace(holding),
-            (false, true) => Claim::Make(holding),
-            (false, false) => Claim::Keep,
+        Ok(match (replaced, made, taken) {
+            (true, _, _) => Claim::Replace(holding),
+            (false, true, _) => Claim::Make(holding),
+            (false, false, true) => Claim::Take(holding),
+            (false, false, false) => Claim::Keep,
         })
     }
 
@@ -65,8 +68,10 @@ impl Claim {
     pub(super) const fn holder(self, before: Option<Holder>) -> Option<Holder> {
         match self {
             Self::Keep => before,
-            Self::Make(Holding::Owned) | Self::Replace(Holding::Owned) => Some(Holder::Us),
-            Self::Make(Holding::Shared) | Self::Replace(Holding::Shared) => Some(Holder::Anybody),
+            Self::Make(holding) | Self::Take(holding) | Self::Replace(holding) => match holding {
+                Holding::Owned => Some(Holder::Us),
+                Holding::Shared => Some(Holder::Anybody),
+            },
         }
     }
 }

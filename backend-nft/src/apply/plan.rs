@@ -17,10 +17,13 @@ pub(super) struct Plan<'a> {
     pub(super) switch: Vec<Operation<'a>>,
     /// What is not wanted any more.
     pub(super) delete: Vec<Operation<'a>>,
-    /// What takes back what `create` does, should the switch fail.
-    pub(super) undo: Vec<Operation<'a>>,
 }
 
+/// So many sets, or members of sets, are declared and filled together: what goes into a transaction of convenient length, so that
+/// the kernel finds them where it looks first.
+const TOGETHER: usize = 1000;
+/// What a set costs, in members.
+const DECLARATION: usize = 5;
 /// Up to this many members a set is rather made anew than edited together with anything else.
 const COPIED: usize = 4096;
 
@@ -83,24 +86,28 @@ impl<'a> Plan<'a> {
     /// Plans the way from one table to another.
     pub(super) fn between(there: &'a Table, wanted: &'a Table) -> Self {
         let mut plan = Self::default();
-        let mut created: Vec<Operation<'a>> = Vec::new();
+        let (mut created, mut together): (Vec<Operation<'a>>, _) = (Vec::new(), 0);
         for (name, elements) in &wanted.sets {
             match there.sets.get(name) {
                 None => {
                     let room = wanted.room(name, elements);
                     plan.create.push(Operation::NewSet(name, elements, room));
                     created.push(Operation::AddMembers(name, Cow::Borrowed(elements)));
-                    plan.undo.push(Operation::DeleteSet(name));
+                    together += elements.len() + DECLARATION;
+                    if together > TOGETHER {
+                        plan.create.append(&mut created);
+                        together = 0;
+                    }
                 }
                 Some(present) => plan.members(name, present, elements),
             }
         }
+        plan.create.append(&mut created);
         for (name, targets) in &wanted.maps {
             match there.maps.get(name) {
                 None => {
                     plan.create.push(Operation::NewMap(name, targets));
                     created.push(Operation::AddEntries(name, Cow::Borrowed(targets)));
-                    plan.undo.push(Operation::DeleteSet(name));
                 }
                 Some(present) => plan.entries(name, present, targets),
             }
@@ -114,8 +121,6 @@ impl<'a> Plan<'a> {
                 None => {
                     plan.create.push(Operation::NewChain(name, None));
                     created.push(Operation::AddRules(name, &chain.rules));
-                    plan.undo.push(Operation::DeleteChain(name));
-                    plan.undo.push(Operation::Flush(name));
                 }
                 Some(present) if present == chain => {}
                 Some(_) => {
@@ -126,9 +131,35 @@ impl<'a> Plan<'a> {
         }
         // Chains first: rules and entries refer to them.
         plan.create.append(&mut created);
-        plan.undo = deletion(&plan.undo);
-        plan.delete = Self::leftovers(there, wanted);
+        plan.delete.extend(Self::leftovers(there, wanted));
         plan
+    }
+
+    /// Returns what takes back the first so many operations of `create`.
+    pub(super) fn undo(&self, begun: usize) -> Vec<Operation<'a>> {
+        let mut operations = Vec::new();
+        for operation in self.create.iter().take(begun) {
+            match operation {
+                Operation::NewSet(name, ..) | Operation::NewMap(name, _) => {
+                    operations.push(Operation::DeleteSet(name));
+                }
+                Operation::NewChain(name, _) => {
+                    operations.extend([Operation::Flush(name), Operation::DeleteChain(name)]);
+                }
+                Operation::NewTable(_)
+                | Operation::DeleteTable
+                | Operation::AddMembers(..)
+                | Operation::DeleteMembers(..)
+                | Operation::AddEntries(..)
+                | Operation::DeleteEntries(..)
+                | Operation::Empty(_)
+                | Operation::DeleteSet(_)
+                | Operation::AddRules(..)
+                | Operation::Flush(_)
+                | Operation::DeleteChain(_) => {}
+            }
+        }
+        deletion(&operations)
     }
 
     /// Returns whether packets see anything of it.
@@ -165,7 +196,10 @@ impl<'a> Plan<'a> {
         }
         let (gone, new) = (present.without(wanted), wanted.without(present));
         if !gone.is_empty() {
-            self.switch.push(Operation::DeleteMembers(name, gone));
+            // Packets under the rules of before still ask whether two addresses are of one pod.
+            let late = matches!(wanted, Elements::V4Pairs(_) | Elements::V6Pairs(_));
+            let step = if late { &mut self.delete } else { &mut self.switch };
+            step.push(Operation::DeleteMembers(name, gone));
         }
         if !new.is_empty() {
             self.switch.push(Operation::AddMembers(name, Cow::Owned(new)));

@@ -56,6 +56,29 @@ impl<'a> Transactions<'a> {
         for operation in operations {
             batch.push(operation);
         }
+        self.apply(batch)
+    }
+
+    /// Applies operations of which packets see nothing as transactions of a convenient length.
+    ///
+    /// # Errors
+    /// Also says how many of the operations were begun in transactions that were applied.
+    pub(super) fn fill(&mut self, operations: &[Operation<'_>]) -> Result<(), (usize, Failure)> {
+        let (mut batch, mut begun) = (Batch::new(self.generation), 0);
+        for (number, operation) in operations.iter().enumerate() {
+            let mut messages = operation.messages();
+            while messages.push_next(&mut batch) {
+                if batch.is_long() {
+                    self.apply(batch).map_err(|failure| (begun, failure))?;
+                    begun = number + 1;
+                    batch = Batch::new(self.generation);
+                }
+            }
+        }
+        self.apply(batch).map_err(|failure| (begun, failure))
+    }
+
+    fn apply(&mut self, mut batch: Batch) -> Result<(), Failure> {
         if batch.is_empty() {
             return Ok(());
         }

@@ -1,16 +1,16 @@
-//! A delta as transactions: what is new, then what packets see in an order that is safe, then what is left over.
+//! A delta carried out step by step.
 
-use alloc::borrow::Cow;
-use alloc::vec::Vec;
+use std::time::Instant;
+
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
-use super::Connection;
-use super::plan::deletion;
+use super::steps::{Step, Steps};
 use super::transaction::{Fault, Transactions};
-use crate::lower::{Changes, Edit, Indivisible, Object, Order, Redirect};
-use crate::netlink::{Failure, Operation};
-use crate::script::Table;
+use super::under_way::{Seen, Unsettled};
+use super::{Connection, SETTLED, replacement};
+use crate::lower::{Changes, Indivisible, Lowering};
+use crate::netlink::{Failure, wait_for_packets};
 
 impl Connection {
     /// Carries out a delta that leads to `ruleset`. Returns whether it could be done so; if it fails, nothing is known any more.
@@ -20,7 +20,13 @@ impl Connection {
         delta: &Delta,
         fault: Fault,
     ) -> Result<bool, Failure> {
-        let Some((generation, mut known)) = self.known.take() else { return Ok(false) };
+        let Some((mut generation, mut known)) = self.known.take() else { return Ok(false) };
+        if known.is_about_to_cross() && known.ratification().is_some() {
+            wait_for_packets();
+            generation = self.ratify(generation, &mut known)?;
+            // Nobody gets the other one any more.
+            wait_for_packets();
+        }
         let before = known.stamp;
         let changes = match known.update(ruleset, delta) {
             Ok(changes) => changes,
@@ -31,131 +37,113 @@ impl Connection {
             }
         };
         self.make_room(before, known.stamp)?;
-        let mut made = self.carry_out(generation, fault, &changes, &known.table);
-        if matches!(made, Err((Failure::Outdated, true))) {
-            // Others wrote before we did anything. If it was nothing of ours, what is known still holds.
-            if let Some(generation) = self.since_unchanged()? {
-                made = self.carry_out(generation, fault, &changes, &known.table);
-            }
+        let (generation, ratified) = self.carry_out(generation, fault, &changes, &known)?;
+        if changes.generation.is_some() && !ratified {
+            let since = self.closed.map_or_else(Instant::now, |(since, _)| since);
+            self.closed = Some((since, Instant::now()));
         }
-        let generation = made.map_err(|(failure, _)| failure)?;
-        self.known = generation.map(|generation| (generation, known));
+        if ratified {
+            self.closed = None;
+        }
+        self.known = Some((generation, known));
+        // Where there is always something that closes, connections get what passes now and then all the same.
+        if self.closed.is_some_and(|(since, _)| since.elapsed() > SETTLED) {
+            self.settle_generation(true);
+        }
         Ok(true)
     }
 
-    /// Carries changes out. Returns the generation that was made; with a failure, whether nothing was done.
+    /// Has connections get the generation that passes, if they do not, and if it is time for it or packets are to be waited for.
+    pub(super) fn settle_generation(&mut self, waits: bool) {
+        let Some((_, last)) = self.closed else { return };
+        let is_time = last.elapsed() > SETTLED;
+        if !is_time && !waits {
+            return;
+        }
+        let Some((generation, mut known)) = self.known.take() else { return };
+        if !is_time {
+            wait_for_packets();
+        }
+        let mut made = self.ratify(generation, &mut known);
+        if matches!(made, Err(Failure::Outdated))
+            && let Ok(Some(generation)) = self.since_unchanged()
+        {
+            made = self.ratify(generation, &mut known);
+        }
+        // If it cannot be now, a connection costs as much as a new one until it can.
+        self.known = Some((made.unwrap_or(generation), known));
+    }
+
+    /// Has connections get the generation that passes. Returns the generation that was made.
+    fn ratify(&mut self, generation: u32, known: &mut Lowering) -> Result<u32, Failure> {
+        let Some((name, chain)) = known.ratification() else { return Ok(generation) };
+        let mut transactions = Transactions::new(&self.socket, Some(generation), Fault::None);
+        transactions.commit(&replacement(&name, &chain))?;
+        let generation = transactions.generation.unwrap_or(generation);
+        known.ratify();
+        self.closed = None;
+        let mut unsettled = self.unsettled();
+        unsettled.note(&Seen::default());
+        self.noted(unsettled);
+        Ok(generation)
+    }
+
+    /// Carries changes out. Returns the generation that was made, and whether connections get the one of the rules.
     fn carry_out(
-        &self,
-        generation: u32,
-        fault: Fault,
+        &mut self,
+        mut generation: u32,
+        mut fault: Fault,
         changes: &Changes,
-        table: &Table,
-    ) -> Result<Option<u32>, (Failure, bool)> {
-        let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
-        match carry_out(&mut transactions, changes, table) {
-            Ok(()) => Ok(transactions.generation),
-            Err(failure) => {
-                Err((failure.measured(table), transactions.generation == Some(generation)))
+        known: &Lowering,
+    ) -> Result<(u32, bool), Failure> {
+        // Should it fail half way, nothing is known any more, and a sync waits for packets in any case.
+        let mut unsettled = self.unsettled();
+        let ratification = known.ratification();
+        let steps = Steps::new(changes, &known.table, ratification.as_ref(), &mut unsettled);
+        self.noted(unsettled);
+        for (number, step) in steps.list.iter().enumerate() {
+            let Step::Commit(operations) = step else {
+                wait_for_packets();
+                continue;
+            };
+            let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
+            let mut done = transactions.commit(operations);
+            if matches!(done, Err(Failure::Outdated)) {
+                // Others wrote meanwhile. If it was nothing of ours, what is known still holds.
+                let fault = transactions.fault;
+                if let Some(generation) = self.since_unchanged()? {
+                    transactions = Transactions::new(&self.socket, Some(generation), fault);
+                    done = transactions.commit(operations);
+                } else {
+                    transactions = Transactions::new(&self.socket, None, fault);
+                }
             }
+            if let Err(failure) = done {
+                if number > 0 && !steps.undo.is_empty() && !transactions.is_ended() {
+                    // What was created is out of use, unless the change got half way; then this fails, and the next look finds it.
+                    let _ = transactions.undo(&steps.undo);
+                }
+                return Err(failure.measured(&known.table));
+            }
+            fault = transactions.fault;
+            generation = transactions.generation.unwrap_or(generation);
         }
+        if let Some((when, _)) = &mut self.unsettled {
+            *when = Instant::now();
+        }
+        Ok((generation, steps.ratifies))
     }
-}
 
-fn carry_out(
-    transactions: &mut Transactions<'_>,
-    changes: &Changes,
-    table: &Table,
-) -> Result<(), Failure> {
-    transactions.commit(&creation(changes, table))?;
-    if let Err(failure) = switch(transactions, changes, table) {
-        if !transactions.is_ended() {
-            // What was created is out of use, unless the switch got half way; then this fails, and the next look finds it.
-            let _ = transactions.undo(&removal(&changes.log.created));
-        }
-        return Err(failure);
+    /// Returns what packets that are under way may have seen otherwise than it is.
+    fn unsettled(&mut self) -> Unsettled {
+        let (when, unsettled) = self.unsettled.take().unzip();
+        unsettled
+            .filter(|_| when.is_some_and(|when: Instant| when.elapsed() < SETTLED))
+            .unwrap_or_default()
     }
-    Ok(())
-}
 
-/// What nothing refers to yet.
-fn creation<'a>(changes: &'a Changes, table: &'a Table) -> Vec<Operation<'a>> {
-    let (mut declared, mut filled) = (Vec::new(), Vec::new());
-    for object in &changes.log.created {
-        match object {
-            Object::Chain(name) => {
-                let Some(chain) = table.chains.get(name) else { continue };
-                declared.push(Operation::NewChain(name, None));
-                filled.push(Operation::AddRules(name, &chain.rules));
-            }
-            Object::Map(name) => {
-                let Some(targets) = table.maps.get(name) else { continue };
-                declared.push(Operation::NewMap(name, targets));
-                filled.push(Operation::AddEntries(name, Cow::Borrowed(targets)));
-            }
-            Object::Set(name) => {
-                let Some(elements) = table.sets.get(name) else { continue };
-                let room = table.room(name, elements);
-                declared.push(Operation::NewSet(name, elements, room));
-                filled.push(Operation::AddMembers(name, Cow::Borrowed(elements)));
-            }
-        }
-    }
-    declared.append(&mut filled);
-    declared
-}
-
-fn removal<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<Operation<'a>> {
-    let mut operations = Vec::new();
-    for object in objects {
-        match object {
-            Object::Chain(name) => {
-                operations.extend([Operation::Flush(name), Operation::DeleteChain(name)]);
-            }
-            Object::Map(name) => {
-                operations.extend([Operation::Empty(name), Operation::DeleteSet(name)]);
-            }
-            Object::Set(name) => operations.push(Operation::DeleteSet(name)),
-        }
-    }
-    deletion(&operations)
-}
-
-/// What packets see, and then what they do not see any more.
-fn switch(
-    transactions: &mut Transactions<'_>,
-    changes: &Changes,
-    table: &Table,
-) -> Result<(), Failure> {
-    let mut frame: Vec<Operation<'_>> = Vec::new();
-    for Redirect { map, gone, new } in &changes.redirects {
-        frame.push(Operation::DeleteEntries(map, gone.clone()));
-        frame.push(Operation::AddEntries(map, Cow::Borrowed(new)));
-    }
-    changes.pairs.iter().for_each(|edit| edit.push(&mut frame));
-    for name in &changes.frame {
-        let Some(chain) = table.chains.get(name) else { continue };
-        frame.extend([Operation::Flush(name), Operation::AddRules(name, &chain.rules)]);
-    }
-    let (mut joins, mut leaves) = (Vec::new(), Vec::new());
-    changes.joins.iter().for_each(|edit| edit.push(&mut joins));
-    changes.leaves.iter().for_each(|edit| edit.push(&mut leaves));
-    let removed = removal(&changes.log.removed);
-    let steps = match changes.order {
-        // The generation is of the frame, and goes with what closes.
-        Order::JoinsThenLeaves => [joins, [leaves, frame].concat(), removed],
-        Order::FrameThenJoins => [frame, [joins, removed].concat(), Vec::new()],
-        Order::LeavesThenFrame => [leaves, frame, removed],
-    };
-    steps.iter().try_for_each(|step| transactions.commit(step))
-}
-
-impl Edit {
-    fn push<'a>(&'a self, operations: &mut Vec<Operation<'a>>) {
-        if !self.leaves.is_empty() {
-            operations.push(Operation::DeleteMembers(&self.set, self.leaves.clone()));
-        }
-        if !self.joins.is_empty() {
-            operations.push(Operation::AddMembers(&self.set, Cow::Borrowed(&self.joins)));
-        }
+    /// Remembers what packets that are under way now may have seen otherwise than it is.
+    pub(super) fn noted(&mut self, unsettled: Unsettled) {
+        self.unsettled = Some((Instant::now(), unsettled));
     }
 }

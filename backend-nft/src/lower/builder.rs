@@ -114,6 +114,12 @@ impl<'a> Builder<'a> {
         self.set(&alloc::format!("known-{}", digit(family)), elements)
     }
 
+    /// Adds the set of the pairs of two addresses of one pod, if there are any.
+    pub(super) fn own_pairs(&mut self, family: Family) -> Option<Name> {
+        let pairs = self.state.own.get(&family)?.clone();
+        Some(self.set(&alloc::format!("own-pairs-{}", digit(family)), pairs))
+    }
+
     fn set(&mut self, prefix: &str, elements: Elements) -> Name {
         let name: Name =
             alloc::format!("{prefix}-{}", digest(&alloc::format!("{elements}"))).into();

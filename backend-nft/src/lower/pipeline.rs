@@ -117,11 +117,12 @@ impl Builder<'_> {
                     self.tier(&step::union(blocks), family, place, &self.allowed(place));
                 if place != Place::Node {
                     // DEC-03: a pod's NetworkPolicies always let it reach itself through a Service.
-                    let itself = Match::In(
-                        Key::Addresses(place.view(), family),
-                        own_addresses(family).into(),
-                    );
-                    rules.push(Rule::new(vec![itself], Statement::Verdict(self.allowed(place))));
+                    let others = self.own_pairs(family);
+                    for set in [Some(own_addresses(family).into()), others].into_iter().flatten() {
+                        let itself = Match::In(Key::Addresses(place.view(), family), set);
+                        let allowed = Statement::Verdict(self.allowed(place));
+                        rules.push(Rule::new(vec![itself], allowed));
+                    }
                 }
                 // NP-005: isolated, and no rule matched.
                 let mut policies: Vec<_> =

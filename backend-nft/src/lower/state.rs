@@ -18,10 +18,14 @@ use crate::script::{Chain, Elements, Name, Stamp, Table, Targets, Verdict};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lowering {
     pub(crate) table: Table,
-    /// The generation, if open connections are judged again.
+    /// The generation that passes, if open connections are judged again.
     pub(crate) stamp: Option<Stamp>,
+    /// The generation that connections get: the same, or one from before while packets may be under way that were judged then.
+    pub(crate) written: Option<Stamp>,
     /// Where denied flows are reported to, and how many a second.
     pub(super) reports: Option<(u16, u32)>,
+    /// Pairs of two addresses of one pod, which chains name by their content.
+    pub(super) own: BTreeMap<Family, Elements>,
     /// Sets that stand under other names.
     pub(super) versions: Versions,
     /// What each pipeline became; `None` allows everything. Names a chain that may be gone.
@@ -139,6 +143,13 @@ impl Lowering {
             self.facts.iter().filter(|(_, facts)| asks(facts)).map(|(id, _)| *id).collect();
         self.entries.retain(|(id, ..), _| !ids.contains(id));
         ids
+    }
+
+    /// Returns all pipelines, and has them lowered again.
+    #[cfg(feature = "apply")]
+    pub(super) fn forget_entries(&mut self) -> BTreeSet<PipelineId> {
+        self.entries.clear();
+        self.facts.keys().copied().collect()
     }
 
     /// Forgets a pipeline that is gone.

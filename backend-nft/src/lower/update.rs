@@ -13,8 +13,8 @@ use super::builder::{Builder, LARGE};
 use super::pipeline::Place;
 use super::state::{Log, Lowering, Object};
 use super::version::{unversioned, versioned};
-use super::{Dispatch, frame_of_stamp, own_addresses, own_pairs};
-use crate::script::{Elements, Name, Targets, Verdict};
+use super::{Dispatch, GENERATION, STAMP, frame_of_stamp, own, own_addresses, own_pairs};
+use crate::script::{Chain, Elements, Name, Targets, Verdict};
 
 /// What a delta changes in the table.
 #[derive(Debug, Default)]
@@ -25,25 +25,29 @@ pub(crate) struct Changes {
     pub(crate) frame: BTreeSet<Name>,
     /// Addresses that are led to other chains beside them.
     pub(crate) redirects: Vec<Redirect>,
-    /// Members that come and go beside them; pairs of own addresses.
+    /// Pairs of own addresses that come before, and go when no packet asks for them any more.
     pub(crate) pairs: Vec<Edit>,
-    /// Members that come and go: one look-up each.
+    /// Members that come and go.
     pub(crate) joins: Vec<Edit>,
     pub(crate) leaves: Vec<Edit>,
-    /// Whether the joins come before the frame and the leaves behind it, or the other way round.
+    /// Whether members are looked up where order decides.
+    pub(crate) is_ordered: bool,
+    /// What lets nothing pass unjudged that was judged before.
+    pub(crate) generation: Option<Edit>,
+    /// What members and the frame have to do with one another.
     pub(crate) order: Order,
 }
 
 /// In which order members and the frame change.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Order {
-    /// Joins, then leaves; the frame stays.
+    /// Only one of the two changes.
     #[default]
-    JoinsThenLeaves,
+    Apart,
     /// A pod comes: it is policed, then others know it.
     FrameThenJoins,
-    /// A pod goes: others forget it, then it is no longer policed.
-    LeavesThenFrame,
+    /// A pod goes: others forget it as it is no longer policed.
+    WithLeaves,
 }
 
 /// Members of a set that come or go.
@@ -52,6 +56,14 @@ pub(crate) struct Edit {
     pub(crate) set: Name,
     pub(crate) joins: Elements,
     pub(crate) leaves: Elements,
+    pub(crate) sides: Sides,
+}
+
+/// By which pipelines a set is looked up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Sides {
+    pub(crate) egress: bool,
+    pub(crate) ingress: bool,
 }
 
 /// Entries of a map that lead elsewhere.
@@ -99,25 +111,48 @@ impl Builder<'_> {
     /// Returns whether the pairs of own addresses are those that there are.
     fn has_own_pairs(&self) -> bool {
         [Family::V4, Family::V6].into_iter().all(|family| {
-            self.state.table.sets.get(own_addresses(family))
-                == Some(&own_pairs(self.ruleset, family))
+            let [same, _] = own_pairs(self.ruleset, family);
+            self.state.table.sets.get(own_addresses(family)) == Some(&same)
         })
     }
 }
 
 impl Lowering {
-    /// Gives the rules another generation, if it counts. Returns the chains that hold it.
-    pub(crate) fn restamp(&mut self) -> BTreeSet<Name> {
-        let mut changed = BTreeSet::new();
-        if let Some(stamp) = self.stamp {
-            self.stamp = Some(stamp.next());
-            for (name, chain) in frame_of_stamp(stamp.next()) {
-                if self.put_frame(&name, chain) {
-                    changed.insert(name);
-                }
-            }
+    /// Gives the rules another generation, if it counts: nothing that was judged before passes unjudged. Returns the edit of the
+    /// set that holds it.
+    pub(crate) fn restamp(&mut self) -> Option<Edit> {
+        let [before, after] = [self.stamp?, self.stamp?.next()];
+        self.stamp = Some(after);
+        let set = Name::from(GENERATION);
+        let [leaves, joins] =
+            [before, after].map(|stamp| Elements::Marks(alloc::vec![stamp.value]));
+        self.table.sets.insert(set.clone(), joins.clone());
+        Some(Edit { set, joins, leaves, sides: Sides::default() })
+    }
+
+    /// Returns the chain by which connections get the generation that passes, if they get another one. No packet may be under
+    /// way that was judged before the last change that closed something.
+    pub(crate) fn ratification(&self) -> Option<(Name, Chain)> {
+        self.stamping().filter(|_| self.stamp != self.written)
+    }
+
+    /// Returns the chain by which connections get the generation that passes.
+    pub(crate) fn stamping(&self) -> Option<(Name, Chain)> {
+        frame_of_stamp(self.stamp?).into_iter().find(|(name, _)| **name == *STAMP)
+    }
+
+    /// Returns whether the next generation is of the other half of all there are, of which connections may not get one any
+    /// more.
+    pub(crate) fn is_about_to_cross(&self) -> bool {
+        self.stamp.is_some_and(|stamp| stamp.is_high() != stamp.next().is_high())
+    }
+
+    /// Remembers that connections get the generation that passes.
+    pub(crate) fn ratify(&mut self) {
+        if let Some((name, chain)) = self.ratification() {
+            self.put_frame(&name, chain);
+            self.written = self.stamp;
         }
-        changed
     }
 
     /// Carries out a delta that leads to `ruleset`.
@@ -142,7 +177,7 @@ impl Lowering {
                 changes.order = order;
                 BTreeSet::new()
             }
-            Way::MakeAnew => self.make_anew(&delta.switch.members),
+            Way::MakeAnew => self.make_anew(ruleset, &delta.switch.members),
         };
         let rebinds = !delta.switch.endpoints.is_empty() || !delta.switch.nodes.is_empty();
         if rebinds || way == Way::MakeAnew {
@@ -164,14 +199,15 @@ impl Lowering {
             || !changes.redirects.is_empty()
             || is_ordered && !changes.joins.is_empty();
         if closes {
-            changes.frame.extend(self.restamp());
+            changes.generation = self.restamp();
         }
+        changes.is_ordered = is_ordered;
         Ok(changes)
     }
 
     /// Gives the sets that hold members that change other names, under which they will be made with the members they are to
     /// have. Returns the pipelines that ask about them, which are lowered again.
-    fn make_anew(&mut self, members: &[MemberChange]) -> BTreeSet<PipelineId> {
+    fn make_anew(&mut self, ruleset: &Ruleset, members: &[MemberChange]) -> BTreeSet<PipelineId> {
         for change in members {
             for name in self.holders.get(&change.set).into_iter().flatten() {
                 let plain = unversioned(name);
@@ -179,6 +215,11 @@ impl Lowering {
                 let content = Edited { name, change };
                 self.versions.names.insert(plain.into(), versioned(plain, &content));
             }
+        }
+        let own = own(ruleset);
+        if self.own != own {
+            self.own = own;
+            return self.forget_entries();
         }
         self.forget_entries_of(&members.iter().map(|change| change.set).collect())
     }
@@ -212,13 +253,13 @@ impl Lowering {
                 }
             }
         }
-        let own = |state: &Self| {
+        let own_sets = |state: &Self| {
             [Family::V4, Family::V6].map(|family| {
                 let name = own_addresses(family);
                 state.table.sets.get(name).cloned().map(|pairs| (Name::from(name), pairs))
             })
         };
-        let before = own(self);
+        let before = own_sets(self);
         let mut builder = Builder { ruleset, state: self };
         let after = endpoints.iter().filter_map(|change| change.after.as_deref());
         for after in after.chain(again()) {
@@ -239,7 +280,8 @@ impl Lowering {
         let pairs = before.into_iter().flatten().filter_map(|(set, before)| {
             let after = self.table.sets.get(&set)?;
             let (joins, leaves) = (after.without(&before), before.without(after));
-            (!joins.is_empty() || !leaves.is_empty()).then_some(Edit { set, joins, leaves })
+            let sides = Sides::default();
+            (!joins.is_empty() || !leaves.is_empty()).then_some(Edit { set, joins, leaves, sides })
         });
         changes.pairs = pairs.collect();
     }
@@ -291,14 +333,19 @@ impl Lowering {
             let joins = Elements::of_family(family, joins.into_iter());
             let leaves = Elements::of_family(family, leaves.into_iter());
             let none = Elements::of_family(family, core::iter::empty());
+            let uses = || parts.iter().filter_map(|id| self.uses.get(id));
+            let sides = Sides {
+                egress: uses().any(|uses| uses.egress + uses.ordered > 0),
+                ingress: uses().any(|uses| uses.ingress + uses.ordered > 0),
+            };
             if let Some(present) = self.table.sets.get_mut(&name) {
                 present.edit(&joins, &leaves);
             }
             if !joins.is_empty() {
-                joining.push(Edit { set: name.clone(), joins, leaves: none.clone() });
+                joining.push(Edit { set: name.clone(), joins, leaves: none.clone(), sides });
             }
             if !leaves.is_empty() {
-                leaving.push(Edit { set: name, joins: none, leaves });
+                leaving.push(Edit { set: name, joins: none, leaves, sides });
             }
         }
         (joining, leaving)
@@ -326,6 +373,10 @@ impl Lowering {
     /// its way. Where order decides, only a change that is one look-up of any packet can be edited.
     fn order(&self, ruleset: &Ruleset, delta: &Delta) -> Result<Order, Indivisible> {
         let switch = &delta.switch;
+        // Chains name the pairs of addresses that are of one pod.
+        if !switch.endpoints.is_empty() && self.own != own(ruleset) {
+            return Err(Indivisible);
+        }
         if switch.members.is_empty() {
             return Ok(Order::default());
         }
@@ -346,7 +397,7 @@ impl Lowering {
                 && delta.create.is_empty()
                 && delta.delete.is_empty();
             let edit = alone && self.is_one_look_up(&switch.members);
-            return if edit { Ok(Order::JoinsThenLeaves) } else { Err(Indivisible) };
+            return if edit { Ok(Order::Apart) } else { Err(Indivisible) };
         }
         let of = |addresses: &[IpAddr], members: Addresses| {
             switch
@@ -362,7 +413,7 @@ impl Lowering {
                 if self.opens_and_closes(&switch.members) {
                     return Err(Indivisible);
                 }
-                Ok(Order::JoinsThenLeaves)
+                Ok(Order::Apart)
             }
             // Nobody is judged by its own membership, so what others know of it is another step than what it may do.
             [EndpointChange { before: None, after: Some(pod) }]
@@ -373,7 +424,7 @@ impl Lowering {
             [EndpointChange { before: Some(pod), after: None }]
                 if of(&pod.addresses, |change| &change.leaves) && none(|change| &change.joins) =>
             {
-                Ok(Order::LeavesThenFrame)
+                Ok(Order::WithLeaves)
             }
             _ => Err(Indivisible),
         }

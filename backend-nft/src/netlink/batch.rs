@@ -1,5 +1,6 @@
 //! A transaction: messages that the kernel applies all or none.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -13,6 +14,9 @@ use crate::script::{Name, TABLE, Table};
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 const NFTABLES: (u8, u16) = (0, 10);
+/// A transaction of so many bytes is long enough where several do as well. The kernel is quickest with those that stay in its
+/// processor's caches, and none of up to three times this needs a longer buffer than every socket has.
+const LONG: usize = 64_000;
 /// `NLM_F_CAPPED` and `NLM_F_ACK_TLVS`: what an error carries behind its number.
 const CAPPED: u16 = 0x100;
 const EXPLAINED: u16 = 0x200;
@@ -62,6 +66,8 @@ pub(crate) struct Batch {
     writer: Writer,
     /// Which object each message is about, by sequence number from 1.
     objects: Vec<(&'static str, Option<Name>)>,
+    /// The sets and maps that the transaction makes, with the numbers it gives them.
+    made: BTreeMap<Name, u32>,
     /// Where the last message starts.
     last: usize,
 }
@@ -75,12 +81,29 @@ impl Batch {
                 writer.number(1, generation);
             }
         });
-        Self { writer, objects: Vec::new(), last: 0 }
+        Self { writer, objects: Vec::new(), made: BTreeMap::new(), last: 0 }
     }
 
     /// Returns whether nothing is to be done.
     pub(crate) const fn is_empty(&self) -> bool {
         self.objects.is_empty()
+    }
+
+    /// Returns whether what follows had better be another transaction, if it can.
+    pub(crate) const fn is_long(&self) -> bool {
+        self.writer.len() >= LONG
+    }
+
+    /// Notes that the next message makes a set or map, and returns the number it goes by in this transaction.
+    pub(super) fn number(&mut self, name: &Name) -> u32 {
+        let number = self.sequence();
+        self.made.insert(name.clone(), number);
+        number
+    }
+
+    /// Returns the number of a set or map that the transaction makes.
+    pub(super) fn made(&self, name: &Name) -> Option<u32> {
+        self.made.get(name).copied()
     }
 
     /// Returns how many messages there are.
@@ -268,9 +291,8 @@ mod tests {
 #[cfg(all(test, feature = "kernel-tests"))]
 mod kernel_tests {
     use alloc::borrow::Cow;
-    use std::thread;
 
-    use netpol_conformance::netlab::kernel_test;
+    use netpol_conformance::netlab::in_fresh_network;
 
     use super::{Batch, Failure};
     use crate::netlink::{Holding, Operation, Socket};
@@ -278,11 +300,7 @@ mod kernel_tests {
 
     #[test]
     fn a_set_that_the_kernel_finds_full_is_told_with_numbers() {
-        let run = || {
-            // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-            #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-            let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-            assert_eq!(entered, 0, "no privilege to make a network namespace");
+        in_fresh_network(|| {
             let (socket, name) = (Socket::open().unwrap(), "s".into());
             let members = Elements::V4((0..30_u32).map(|number| number.into()).collect());
             let mut batch = Batch::new(None);
@@ -303,11 +321,6 @@ mod kernel_tests {
             assert_eq!(object, "set `s` of table inet netpol");
             let words = "it is declared for 24 elements and would hold 30 (";
             assert!(source.to_string().starts_with(words), "{source}");
-        };
-        kernel_test(|| {
-            if let Err(panic) = thread::spawn(run).join() {
-                std::panic::resume_unwind(panic);
-            }
         });
     }
 }

@@ -24,6 +24,7 @@ const IPV4: u32 = 7;
 const IPV6: u32 = 8;
 const PROTOCOL: u32 = 12;
 const SERVICE: u32 = 13;
+const MARK: u32 = 19;
 
 /// What cannot be changed about a set or map.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,6 +37,11 @@ pub(super) struct Kind {
 impl Kind {
     pub(super) const fn is_map(self) -> bool {
         self.flags & MAP != 0
+    }
+
+    /// Returns whether keys are words of the kernel's, and not of the network's.
+    pub(super) const fn is_of_words(self) -> bool {
+        self.key_type == MARK
     }
 }
 
@@ -53,6 +59,7 @@ impl From<&Elements> for Kind {
             Elements::Protocols(_) => (PROTOCOL, 1),
             Elements::ProtocolPorts(_) => (concatenation(PROTOCOL, SERVICE), 8),
             Elements::Ports(_) => (SERVICE, 2),
+            Elements::Marks(_) => (MARK, 4),
         };
         let flags = if elements.is_interval() { INTERVAL } else { 0 };
         Self { flags, key_type, key_length }
@@ -114,13 +121,11 @@ impl Element {
         Self { key, ends: false, verdict: None }
     }
 
-    /// Returns what no two elements of a set share.
-    pub(super) const fn place(&self) -> (&Bytes, bool) {
-        (&self.key, self.ends)
-    }
-
     /// Writes the element's attributes.
     pub(super) fn write(&self, writer: &mut Writer) {
+        if !self.ends && self.verdict.is_none() {
+            return writer.bare_key(self.key.as_slice());
+        }
         writer.nest(ITEM, |writer| {
             writer.nest(1, |writer| writer.bytes_attribute(1, self.key.as_slice()));
             if self.ends {
@@ -140,6 +145,50 @@ impl Element {
             verdict: attributes.nest(2).and_then(read_verdict),
         })
     }
+}
+
+/// Where an element stands in its set: its key as one number, and whether it starts something, as what ends there comes first.
+/// Keys of one set are equally long.
+pub(super) type Place = (u128, bool);
+
+/// Returns where an element stands; `None` for what we never write, and for keys that are no number of 128 bits.
+pub(super) fn place(attributes: Attributes<'_>) -> Option<Place> {
+    let (mut key, mut ends, mut is_bare) = (None, false, true);
+    for (kind, value) in attributes {
+        match kind {
+            1 => key = Attributes(value).find(1).and_then(number),
+            3 => ends = u32::from_be_bytes(*value.first_chunk()?) & END != 0,
+            2 => is_bare = false, // A verdict.
+            _ => {}
+        }
+    }
+    key.filter(|_| is_bare).map(|key| (key, !ends))
+}
+
+fn number(bytes: &[u8]) -> Option<u128> {
+    if let Some(word) = bytes.first_chunk().filter(|_| bytes.len() == 4) {
+        return Some(u32::from_be_bytes(*word).into());
+    }
+    let mut all = [0; 16];
+    let start = all.len().checked_sub(bytes.len())?;
+    all.get_mut(start..)?.copy_from_slice(bytes);
+    Some(u128::from_be_bytes(all))
+}
+
+/// Returns whether these are the places of a set's members, each once. Puts them in order.
+pub(super) fn are_places_of(places: &mut [Place], members: &Elements) -> bool {
+    places.sort_unstable();
+    let places = places.iter().copied();
+    if let Elements::V4(members) = members {
+        return places.eq(members.iter().map(|address| (address.to_bits().into(), true)));
+    }
+    if let Elements::V6(members) = members {
+        return places.eq(members.iter().map(|address| (address.to_bits(), true)));
+    }
+    let members = of_set(members);
+    places
+        .map(Some)
+        .eq(members.map(|element| Some((number(element.key.as_slice())?, !element.ends))))
 }
 
 /// The elements of a range: where it starts, and behind it where it ends, unless that is the end of the world.
@@ -187,6 +236,10 @@ pub(super) fn of_set(elements: &Elements) -> Box<dyn Iterator<Item = Element> + 
             members.iter().map(|(a, b)| Element::exact(Bytes::new(&[&[*a], &b.to_be_bytes()]))),
         ),
         Elements::Ports(members) => Box::new(members.iter().flat_map(|r| range(r, two))),
+        // A word of the kernel's.
+        Elements::Marks(members) => {
+            Box::new(members.iter().map(|mark| Element::exact(Bytes::new(&[&mark.to_ne_bytes()]))))
+        }
     }
 }
 
@@ -211,12 +264,9 @@ pub(super) fn of_map(targets: &Targets) -> Box<dyn Iterator<Item = Element> + '_
 }
 
 /// Reads a set's elements back into the same type as `like`; `None` where they are not of that type.
-pub(super) fn to_set(like: &Elements, mut elements: Vec<Element>) -> Option<Elements> {
-    fn exact<T: Ord>(elements: &[Element], member: impl Fn(&Bytes) -> Option<T>) -> Option<Vec<T>> {
-        let mut members: Vec<T> =
-            elements.iter().map(|element| member(&element.key)).collect::<Option<_>>()?;
-        members.sort_unstable();
-        Some(members)
+pub(super) fn to_set(like: &Elements, elements: &[Element]) -> Option<Elements> {
+    fn exact<T>(elements: &[Element], member: impl Fn(&Bytes) -> Option<T>) -> Option<Vec<T>> {
+        elements.iter().map(|element| member(&element.key)).collect()
     }
     fn ranges<T: Point>(
         elements: &[Element],
@@ -225,48 +275,51 @@ pub(super) fn to_set(like: &Elements, mut elements: Vec<Element>) -> Option<Elem
         let list = pair(elements, point)?;
         Some(Intervals::from_ranges(list.into_iter().map(|(range, _)| range)))
     }
-    sort(&mut elements);
     Some(match like {
         Elements::V4(_) => Elements::V4(
-            exact(&elements, |key| key.word::<4>(0).map(Ipv4Addr::from))?.into_iter().collect(),
+            exact(elements, |key| key.word::<4>(0).map(Ipv4Addr::from))?.into_iter().collect(),
         ),
         Elements::V6(_) => Elements::V6(
-            exact(&elements, |key| key.word::<16>(0).map(Ipv6Addr::from))?.into_iter().collect(),
+            exact(elements, |key| key.word::<16>(0).map(Ipv6Addr::from))?.into_iter().collect(),
         ),
-        Elements::V4Pairs(_) => Elements::V4Pairs(exact(&elements, |key| {
+        Elements::V4Pairs(_) => Elements::V4Pairs(exact(elements, |key| {
             Some((key.word::<4>(0)?.into(), key.word::<4>(4)?.into()))
         })?),
-        Elements::V6Pairs(_) => Elements::V6Pairs(exact(&elements, |key| {
+        Elements::V6Pairs(_) => Elements::V6Pairs(exact(elements, |key| {
             Some((key.word::<16>(0)?.into(), key.word::<16>(16)?.into()))
         })?),
         Elements::V4Ranges(_) => {
-            Elements::V4Ranges(ranges(&elements, |key| key.word(0).map(u32::from_be_bytes))?)
+            Elements::V4Ranges(ranges(elements, |key| key.word(0).map(u32::from_be_bytes))?)
         }
         Elements::V6Ranges(_) => {
-            Elements::V6Ranges(ranges(&elements, |key| key.word(0).map(u128::from_be_bytes))?)
+            Elements::V6Ranges(ranges(elements, |key| key.word(0).map(u128::from_be_bytes))?)
         }
         Elements::Protocols(_) => {
-            Elements::Protocols(exact(&elements, |key| key.word::<1>(0).map(|[number]| number))?)
+            Elements::Protocols(exact(elements, |key| key.word::<1>(0).map(|[number]| number))?)
         }
-        Elements::ProtocolPorts(_) => Elements::ProtocolPorts(exact(&elements, |key| {
+        Elements::ProtocolPorts(_) => Elements::ProtocolPorts(exact(elements, |key| {
             let [number] = key.word(0)?;
             Some((number, u16::from_be_bytes(key.word(4)?)))
         })?),
+        Elements::Marks(_) => {
+            let mut marks = exact(elements, |key| key.word(0).map(u32::from_ne_bytes))?;
+            marks.sort_unstable();
+            Elements::Marks(marks)
+        }
         Elements::Ports(_) => {
-            Elements::Ports(ranges(&elements, |key| key.word(0).map(u16::from_be_bytes))?)
+            Elements::Ports(ranges(elements, |key| key.word(0).map(u16::from_be_bytes))?)
         }
     })
 }
 
 /// Reads a map's elements back into the same type as `like`; `None` where they are not of that type.
-pub(super) fn to_map(like: &Targets, mut elements: Vec<Element>) -> Option<Targets> {
+pub(super) fn to_map(like: &Targets, elements: Vec<Element>) -> Option<Targets> {
     fn exact<T: Ord>(
         elements: Vec<Element>,
         key: impl Fn(&Bytes) -> Option<T>,
     ) -> Option<BTreeMap<T, Verdict>> {
         elements.into_iter().map(|element| Some((key(&element.key)?, element.verdict?))).collect()
     }
-    sort(&mut elements);
     Some(match like {
         Targets::V4(_) => Targets::V4(exact(elements, |key| key.word::<4>(0).map(Ipv4Addr::from))?),
         Targets::V6(_) => {
@@ -281,9 +334,11 @@ pub(super) fn to_map(like: &Targets, mut elements: Vec<Element>) -> Option<Targe
     })
 }
 
-/// Sorts by key; where one range ends and the next starts, the end comes first.
-fn sort(elements: &mut [Element]) {
-    elements.sort_unstable_by_key(|element| (element.key, !element.ends));
+/// Sorts by key; where one range ends and the next starts, the end comes first. Returns whether no two share their place.
+pub(super) fn sort(elements: &mut [Element]) -> bool {
+    let place = |element: &Element| (element.key, !element.ends);
+    elements.sort_unstable_by_key(place);
+    !elements.windows(2).any(|pair| matches!(pair, [a, b] if place(a) == place(b)))
 }
 
 /// A range with what stands behind it.
@@ -317,7 +372,7 @@ fn pair<T: Point>(
 mod tests {
     use netpol_core::net::Intervals;
 
-    use super::{of_map, of_set, to_map, to_set};
+    use super::{of_map, of_set, sort, to_map, to_set};
     use crate::script::{Elements, Targets, Verdict};
 
     #[test]
@@ -332,12 +387,16 @@ mod tests {
             Elements::V4Ranges(Intervals::from_ranges([(0, 5), (9, 9), (100, u32::MAX)])),
             Elements::V6Ranges(Intervals::from_ranges([(1, 5), (9, u128::MAX)])),
             Elements::Protocols(vec![6, 17, 132]),
+            Elements::Marks(vec![0x0010_0000, 0x2000_0000]),
             Elements::ProtocolPorts(vec![(6, 0), (6, 80), (17, 65535)]),
             Elements::Ports(Intervals::from_ranges([(0, 0), (80, 90), (65535, 65535)])),
         ] {
             let mut elements: Vec<_> = of_set(&set).collect();
             elements.reverse();
-            assert_eq!(to_set(&set, elements), Some(set));
+            assert!(sort(&mut elements));
+            assert_eq!(to_set(&set, &elements), Some(set));
+            elements.extend(elements.last().cloned());
+            assert!(!sort(&mut elements), "the same twice");
         }
     }
 
@@ -350,6 +409,7 @@ mod tests {
         ]);
         let mut elements: Vec<_> = of_map(&map).collect();
         elements.reverse();
+        assert!(sort(&mut elements));
         assert_eq!(to_map(&map, elements), Some(map));
     }
 }

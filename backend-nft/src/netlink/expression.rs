@@ -97,7 +97,6 @@ pub(crate) fn expressions(rule: &Rule) -> Vec<Expression> {
             connection(MARK, None, FIRST),
             masked(!mask, *value),
             Expression::SetMark { from: FIRST },
-            Expression::Verdict(Verdict::Accept),
         ]),
         Statement::Map(key, map) => {
             load(*key, &mut list);
@@ -117,10 +116,10 @@ fn condition_expressions(condition: &Match, list: &mut Vec<Expression>) {
         Match::EstablishedOrRelated => state(ESTABLISHED_OR_RELATED, list),
         Match::Related => state(RELATED, list),
         Match::Reply => list.extend([connection(DIRECTION, None, FIRST), compare(EQUAL, &[REPLY])]),
-        Match::Stamped(Stamp { mask, value }) => list.extend([
+        Match::Stamped(mask, set) => list.extend([
             connection(MARK, None, FIRST),
             masked(*mask, 0),
-            compare(EQUAL, &value.to_ne_bytes()),
+            Expression::Lookup { from: FIRST, set: set.clone(), inverted: false, verdict: false },
         ]),
         Match::NeighbourDiscovery => {
             of_family(Family::V6, list);
@@ -315,17 +314,30 @@ fn mask(family: Family, prefix: usize) -> Vec<u8> {
     }
 }
 
-/// Returns the generation that a rule of these expressions lets pass.
-pub(super) fn stamp(list: &[Expression]) -> Option<Stamp> {
+/// Returns the mask of the connection's mark and the set of generations that a rule of these expressions lets pass.
+pub(super) fn stamp(list: &[Expression]) -> Option<(u32, &Name)> {
     let [
         Expression::Connection { key: MARK, .. },
         Expression::Mask { mask, .. },
-        Expression::Compare { operator: EQUAL, value, .. },
+        Expression::Lookup { set, inverted: false, verdict: false, .. },
         Expression::Verdict(Verdict::Accept),
     ] = list
     else {
         return None;
     };
+    Some((u32::from_ne_bytes(mask.as_slice().try_into().ok()?), set))
+}
+
+/// Returns the generation that a rule of these expressions writes.
+pub(super) fn written(list: &[Expression]) -> Option<Stamp> {
+    let [
+        Expression::Connection { key: MARK, .. },
+        Expression::Mask { mask, flip, .. },
+        Expression::SetMark { .. },
+    ] = list
+    else {
+        return None;
+    };
     let word = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_ne_bytes);
-    Some(Stamp { mask: word(mask)?, value: word(value)? })
+    Some(Stamp { mask: !word(mask)?, value: word(flip)? })
 }

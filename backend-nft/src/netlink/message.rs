@@ -28,6 +28,9 @@ const NESTED: u16 = 0x8000;
 const TYPE: u16 = 0x3fff;
 /// `NFTA_LIST_ELEM`.
 pub(super) const ITEM: u16 = 1;
+/// `NFTA_SET_ELEM_KEY` and `NFTA_DATA_VALUE`.
+const KEY: u16 = 1;
+const VALUE: u16 = 1;
 
 /// The messages of nf_tables, by `NFT_MSG_…` number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -157,6 +160,25 @@ impl Writer {
         self.bytes_attribute(kind | NESTED, content);
     }
 
+    /// Writes an item of a list of elements that is nothing but its key, of up to 64 bytes: what [`Self::nest`] would write, at a
+    /// third of the cost, as most of what is ever sent is this.
+    pub(super) fn bare_key(&mut self, key: &[u8]) {
+        let length = u16::try_from(key.len()).unwrap_or(u16::MAX).min(64);
+        let padded = length.next_multiple_of(4);
+        let header = |length: u16, kind: u16| {
+            let ([a, b], [c, d]) = (length.to_ne_bytes(), kind.to_ne_bytes());
+            [a, b, c, d]
+        };
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = [
+            header(padded + 12, ITEM | NESTED),
+            header(padded + 8, KEY | NESTED),
+            header(length + 4, VALUE),
+        ];
+        self.bytes.extend_from_slice(&[a, b, c, d, e, f, g, h, i, j, k, l]);
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend(core::iter::repeat_n(0, usize::from(padded - length)));
+    }
+
     fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.bytes.extend(0_u16.to_ne_bytes());
@@ -247,7 +269,7 @@ impl<'a> Attributes<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Attributes, Kind, Writer, messages};
+    use super::{Attributes, ITEM, KEY, Kind, VALUE, Writer, messages};
 
     #[test]
     fn what_is_written_can_be_read() {
@@ -266,6 +288,19 @@ mod tests {
         assert_eq!(attributes.nest(2).unwrap().number(3), Some(0x0102_0304));
         assert_eq!(attributes.find(9), None);
         assert_eq!(read[1].attributes().find(1), Some(&[9][..]));
+    }
+
+    #[test]
+    fn a_bare_key_is_written_as_nests_would_be() {
+        for length in [1, 2, 4, 8, 16, 32] {
+            let key: Vec<u8> = (1..=length).collect();
+            let [mut short, mut long] = [Writer::default(), Writer::default()];
+            short.bare_key(&key);
+            long.nest(ITEM, |writer| {
+                writer.nest(KEY, |writer| writer.bytes_attribute(VALUE, &key));
+            });
+            assert_eq!(short.bytes(), long.bytes());
+        }
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Operations on the objects of our table, as messages.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::iter::Peekable;
+use core::slice;
 
 use super::batch::Batch;
 use super::element::{self, Element, Kind as SetKind, VERDICT};
@@ -39,9 +42,81 @@ pub(crate) enum Operation<'a> {
     DeleteChain(&'a Name),
 }
 
+/// The messages that an operation comes down to, which are written one by one.
+pub(crate) struct Messages<'a>(Rest<'a>);
+
+/// What is not written yet.
+enum Rest<'a> {
+    /// One message.
+    One(&'a Operation<'a>),
+    /// Lists of elements of a set or map.
+    Elements(Kind, &'a Name, Peekable<Box<dyn Iterator<Item = Element> + 'a>>),
+    /// A chain's rules.
+    Rules(&'a Name, slice::Iter<'a, Rule>),
+    /// Nothing.
+    Nothing,
+}
+
+impl<'a> Operation<'a> {
+    /// Returns the messages that the operation comes down to.
+    pub(crate) fn messages(&'a self) -> Messages<'a> {
+        let (kind, name, elements) = match self {
+            Self::AddMembers(name, members) => (Kind::NewSetElem, name, element::of_set(members)),
+            Self::DeleteMembers(name, members) => {
+                (Kind::DelSetElem, name, element::of_set(members))
+            }
+            Self::AddEntries(name, entries) => (Kind::NewSetElem, name, element::of_map(entries)),
+            Self::DeleteEntries(name, entries) => {
+                (Kind::DelSetElem, name, element::of_map(entries))
+            }
+            Self::AddRules(name, rules) => return Messages(Rest::Rules(name, rules.iter())),
+            Self::NewTable(_)
+            | Self::DeleteTable
+            | Self::NewSet(..)
+            | Self::NewMap(..)
+            | Self::Empty(_)
+            | Self::DeleteSet(_)
+            | Self::NewChain(..)
+            | Self::Flush(_)
+            | Self::DeleteChain(_) => return Messages(Rest::One(self)),
+        };
+        Messages(Rest::Elements(kind, name, elements.peekable()))
+    }
+}
+
+impl Messages<'_> {
+    /// Adds the next message to a transaction. Returns whether there was one.
+    pub(crate) fn push_next(&mut self, batch: &mut Batch) -> bool {
+        match &mut self.0 {
+            Rest::One(operation) => {
+                batch.push_one(operation);
+                self.0 = Rest::Nothing;
+            }
+            Rest::Elements(kind, name, elements) => {
+                if elements.peek().is_none() {
+                    return false;
+                }
+                batch.elements(*kind, name, elements);
+            }
+            Rest::Rules(chain, rules) => {
+                let Some(rule) = rules.next() else { return false };
+                batch.new_rule(chain, rule);
+            }
+            Rest::Nothing => return false,
+        }
+        true
+    }
+}
+
 impl Batch {
     /// Adds an operation.
     pub(crate) fn push(&mut self, operation: &Operation<'_>) {
+        let mut messages = operation.messages();
+        while messages.push_next(self) {}
+    }
+
+    /// Adds an operation that is one message.
+    fn push_one(&mut self, operation: &Operation<'_>) {
         match operation {
             Operation::NewTable(holding) => self.new_table(TABLE, *holding),
             Operation::DeleteTable => {
@@ -52,18 +127,6 @@ impl Batch {
             }
             Operation::NewMap(name, targets) => {
                 self.new_set(name, SetKind::from(*targets), targets.room());
-            }
-            Operation::AddMembers(name, members) => {
-                self.elements(Kind::NewSetElem, name, element::of_set(members));
-            }
-            Operation::DeleteMembers(name, members) => {
-                self.elements(Kind::DelSetElem, name, element::of_set(members));
-            }
-            Operation::AddEntries(name, entries) => {
-                self.elements(Kind::NewSetElem, name, element::of_map(entries));
-            }
-            Operation::DeleteEntries(name, entries) => {
-                self.elements(Kind::DelSetElem, name, element::of_map(entries));
             }
             Operation::Empty(name) => {
                 self.message(Kind::DelSetElem, 0, ("set", Some(name)), |writer| {
@@ -78,9 +141,6 @@ impl Batch {
                 });
             }
             Operation::NewChain(name, hook) => self.new_chain(name, *hook),
-            Operation::AddRules(name, rules) => {
-                rules.iter().for_each(|rule| self.new_rule(name, rule));
-            }
             Operation::Flush(name) => {
                 self.message(Kind::DelRule, 0, ("chain", Some(name)), |writer| {
                     writer.text(1, TABLE);
@@ -93,11 +153,17 @@ impl Batch {
                     writer.text(3, name);
                 });
             }
+            // Lists, which are not one message.
+            Operation::AddMembers(..)
+            | Operation::DeleteMembers(..)
+            | Operation::AddEntries(..)
+            | Operation::DeleteEntries(..)
+            | Operation::AddRules(..) => {}
         }
     }
 
     fn new_set(&mut self, name: &Name, kind: SetKind, room: Option<u32>) {
-        let id = self.sequence();
+        let number = self.number(name);
         self.message(Kind::NewSet, CREATE, ("set", Some(name)), |writer| {
             writer.text(1, TABLE);
             writer.text(2, name);
@@ -111,25 +177,43 @@ impl Batch {
             if let Some(room) = room {
                 writer.nest(9, |writer| writer.number(1, room));
             }
-            writer.number(10, id);
+            writer.number(10, number);
+            if kind.is_of_words() {
+                // For nft, which keeps it as type 0, length, `BYTEORDER_HOST_ENDIAN`.
+                let [a, b, c, d] = 1_u32.to_ne_bytes();
+                writer.bytes_attribute(13, &[0, 4, a, b, c, d]);
+            }
         });
     }
 
-    fn elements(&mut self, kind: Kind, name: &Name, elements: impl Iterator<Item = Element>) {
-        let flags = if kind == Kind::NewSetElem { CREATE } else { 0 };
-        let mut elements = elements.peekable();
-        while elements.peek().is_some() {
-            self.message(kind, flags, ("set", Some(name)), |writer| {
-                writer.text(1, TABLE);
-                writer.text(2, name);
-                writer.nest(3, |writer| {
-                    let start = writer.len();
-                    while let Some(element) = elements.next_if(|_| writer.len() - start < LIST) {
-                        element.write(writer);
-                    }
-                });
+    /// Adds a list of elements, as many of them as fit into one message.
+    ///
+    /// The kernel finds a set by comparing names, those of all sets of the table; by the number that the transaction gave it
+    /// only among those that the transaction makes.
+    fn elements(
+        &mut self,
+        kind: Kind,
+        name: &Name,
+        elements: &mut Peekable<impl Iterator<Item = Element>>,
+    ) {
+        // Only who adds may say the number.
+        let (flags, number) = match kind == Kind::NewSetElem {
+            true => (CREATE, self.made(name)),
+            false => (0, None),
+        };
+        self.message(kind, flags, ("set", Some(name)), |writer| {
+            writer.text(1, TABLE);
+            match number {
+                Some(number) => writer.number(4, number),
+                None => writer.text(2, name),
+            }
+            writer.nest(3, |writer| {
+                let start = writer.len();
+                while let Some(element) = elements.next_if(|_| writer.len() - start < LIST) {
+                    element.write(writer);
+                }
             });
-        }
+        });
     }
 
     fn new_chain(&mut self, name: &Name, hook: Option<Hook>) {

@@ -1,13 +1,13 @@
 //! The kernel's table, read back and compared with what is wanted.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 use std::thread;
 
 use super::batch::Failure;
-use super::element::{self, Element, Kind as SetKind, VERDICT};
+use super::element::{self, Element, Kind as SetKind, Place, VERDICT};
 use super::expression::{self, Expression, expressions};
 use super::message::{Attributes, ITEM, Kind};
 use super::object::userdata;
@@ -29,16 +29,32 @@ pub(crate) struct Observed {
     pub(crate) holder: Option<Holder>,
     /// Whether something of ours has another type, or the table is switched off: it cannot be changed in place.
     pub(crate) foreign: bool,
-    /// Objects by name. What is not wanted is there by name only; a chain that is not as wanted is there as one that
-    /// nobody would ever want.
-    pub(crate) table: Table,
+    /// Objects by name, but for those that are equal to what is wanted. What is not wanted is there by name only; a chain that is
+    /// not as wanted is there as one that nobody would ever want.
+    table: Table,
+    equal: Equal,
 }
 
-/// A rule as the kernel has it: expressions, and what user space keeps with them.
-type Compiled = (Vec<Expression>, Option<Vec<u8>>);
+/// What of a wanted table was found as it is wanted.
+#[derive(Debug, Default)]
+struct Equal {
+    sets: Vec<Name>,
+    maps: Vec<Name>,
+    chains: Vec<Name>,
+}
 
-/// Returns the names of the sets and maps of our table, and for how many members they are declared.
-pub(crate) fn declared_sets(socket: &Socket) -> Result<Vec<(Name, Option<u32>)>, Failure> {
+/// A set or map of our table, as it is declared.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    pub(crate) name: Name,
+    /// For how many members.
+    pub(crate) room: Option<u32>,
+    /// `None` for what is not of any type of ours.
+    kind: Option<SetKind>,
+}
+
+/// Returns the sets and maps of our table.
+pub(crate) fn declared_sets(socket: &Socket) -> Result<Vec<Declared>, Failure> {
     let mut sets = Vec::new();
     let answer = socket.dump(
         Kind::GetSet,
@@ -48,7 +64,8 @@ pub(crate) fn declared_sets(socket: &Socket) -> Result<Vec<(Name, Option<u32>)>,
             if attributes.text(1) == Some(TABLE)
                 && let Some(name) = attributes.text(2)
             {
-                sets.push((name.into(), room(attributes)));
+                let (room, kind) = (room(attributes), set_kind(attributes));
+                sets.push(Declared { name: name.into(), room, kind });
             }
         },
     );
@@ -60,7 +77,32 @@ pub(crate) fn declared_sets(socket: &Socket) -> Result<Vec<(Name, Option<u32>)>,
 
 /// Returns the generation that the rules of a base chain let pass.
 pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failure> {
-    let mut stamp = None;
+    let find = |list: &[Expression]| expression::stamp(list).map(|(mask, set)| (mask, set.clone()));
+    let found: Option<(u32, Name)> = first_of_rules(socket, chain, find)?;
+    let Some((mask, set)) = found else { return Ok(None) };
+    let there = elements(socket, &set)?;
+    let marks = there.and_then(|there| element::to_set(&Elements::Marks(Vec::new()), &there));
+    Ok(match marks {
+        Some(Elements::Marks(marks)) => match marks.as_slice() {
+            [value] => Some(Stamp { mask, value: *value }),
+            _ => None, // Damage.
+        },
+        Some(_) | None => None,
+    })
+}
+
+/// Returns the generation that a chain writes.
+pub(crate) fn written(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failure> {
+    first_of_rules(socket, chain, expression::written)
+}
+
+/// Returns what is first found in the rules of a chain of our table.
+fn first_of_rules<T>(
+    socket: &Socket,
+    chain: &str,
+    find: impl Fn(&[Expression]) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    let mut found = None;
     let answer = socket.dump(
         Kind::GetRule,
         |writer| {
@@ -74,13 +116,13 @@ pub(crate) fn stamp(socket: &Socket, chain: &str) -> Result<Option<Stamp>, Failu
                 let list = list.filter(|(kind, _)| *kind == ITEM);
                 let list: Vec<_> =
                     list.map(|(_, value)| Expression::read(Attributes(value))).collect();
-                stamp = stamp.or(expression::stamp(&list));
+                found = found.take().or_else(|| find(&list));
             }
         },
     );
     match answer {
         Err(Failure::Gone) => Ok(None),
-        answer => answer.map(|()| stamp),
+        answer => answer.map(|()| found),
     }
 }
 
@@ -111,88 +153,126 @@ pub(crate) fn counters(
     )
 }
 
-/// Looks at our table.
-pub(crate) fn observe(socket: &Socket, wanted: &Table) -> Result<Observed, Failure> {
+/// Looks at our table, of which the declarations of sets and maps are known.
+pub(crate) fn observe(
+    socket: &Socket,
+    declared: &[Declared],
+    wanted: &Table,
+) -> Result<Observed, Failure> {
     let Some(Flags { holder, is_dormant }) = table::flags(socket)? else {
         return Ok(Observed::default());
     };
     let mut observed =
-        Observed { holder: Some(holder), foreign: is_dormant, table: Table::default() };
-    observed.sets(socket, wanted)?;
+        Observed { holder: Some(holder), foreign: is_dormant, ..Observed::default() };
+    observed.sets(socket, declared, wanted)?;
     observed.chains(socket, wanted)?;
     Ok(observed)
 }
 
 impl Observed {
-    fn sets(&mut self, socket: &Socket, wanted: &Table) -> Result<(), Failure> {
-        let mut kinds: Vec<(Name, Option<SetKind>, Option<u32>)> = Vec::new();
-        socket.dump(
-            Kind::GetSet,
-            |writer| writer.text(1, TABLE),
-            |message| {
-                let attributes = message.attributes();
-                if attributes.text(1) == Some(TABLE)
-                    && let Some(name) = attributes.text(2)
-                {
-                    kinds.push((name.into(), set_kind(attributes), room(attributes)));
+    /// A table that is known to the last element.
+    pub(crate) fn known(holder: Option<Holder>, table: Table) -> Self {
+        Self { holder, foreign: false, table, equal: Equal::default() }
+    }
+
+    /// Returns whether a table is there and as it is wanted.
+    pub(crate) fn is_as(&self, wanted: &Table) -> bool {
+        let Equal { sets, maps, chains } = &self.equal;
+        let there = &self.table;
+        self.holder.is_some()
+            && !self.foreign
+            && sets.len() + there.sets.len() == wanted.sets.len()
+            && maps.len() + there.maps.len() == wanted.maps.len()
+            && chains.len() + there.chains.len() == wanted.chains.len()
+            && is_part(&there.sets, &wanted.sets)
+            && is_part(&there.maps, &wanted.maps)
+            && is_part(&there.chains, &wanted.chains)
+    }
+
+    /// Returns all of the table, compared with the one that was wanted when it was looked at.
+    pub(crate) fn into_table(mut self, wanted: &Table) -> Table {
+        fn copy<T: Clone>(names: Vec<Name>, from: &BTreeMap<Name, T>, to: &mut BTreeMap<Name, T>) {
+            for name in names {
+                if let Some(object) = from.get(&name) {
+                    to.insert(name, object.clone());
                 }
-            },
-        )?;
-        for (name, kind, room) in kinds {
-            if let Some(like) = wanted.sets.get(&name) {
+            }
+        }
+        let Equal { sets, maps, chains } = self.equal;
+        copy(sets, &wanted.sets, &mut self.table.sets);
+        copy(maps, &wanted.maps, &mut self.table.maps);
+        copy(chains, &wanted.chains, &mut self.table.chains);
+        self.table
+    }
+
+    fn sets(
+        &mut self,
+        socket: &Socket,
+        declared: &[Declared],
+        wanted: &Table,
+    ) -> Result<(), Failure> {
+        let mut look = Look::new(socket);
+        for Declared { name, room, kind } in declared {
+            if let Some((name, like)) = wanted.sets.get_key_value(name) {
                 // A set of peers that is full is made anew; nothing else may be too small for what it always holds.
-                let is_edited = wanted.rooms.contains_key(&name);
-                if kind != Some(SetKind::from(like)) || !(is_edited || is_roomy(room, like.len())) {
+                let is_edited = wanted.rooms.contains_key(name);
+                let is_kind = *kind == Some(SetKind::from(like));
+                if !is_kind || !(is_edited || is_roomy(*room, like.len())) {
                     self.foreign = true;
                     continue;
                 }
                 if let Some(room) = room.filter(|_| is_edited) {
                     self.table.rooms.insert(name.clone(), room);
                 }
-                let there = elements(socket, &name)?;
-                match there.and_then(|there| element::to_set(like, there)) {
-                    Some(there) => drop(self.table.sets.insert(name, there)),
+                if look.holds(name, like)? {
+                    self.equal.sets.push(name.clone());
+                    continue;
+                }
+                let there = elements(socket, name)?;
+                match there.and_then(|there| element::to_set(like, &there)) {
+                    Some(there) => drop(self.table.sets.insert(name.clone(), there)),
                     None => self.foreign = true,
                 }
-            } else if let Some(like) = wanted.maps.get(&name) {
+            } else if let Some(like) = wanted.maps.get(name) {
                 // One that is too small holds something else, and is made anew under another name.
-                if kind != Some(SetKind::from(like)) {
+                if *kind != Some(SetKind::from(like)) {
                     self.foreign = true;
                     continue;
                 }
-                let there = elements(socket, &name)?;
+                let there = elements(socket, name)?;
                 match there.and_then(|there| element::to_map(like, there)) {
-                    Some(there) => drop(self.table.maps.insert(name, there)),
+                    Some(there) if there == *like => self.equal.maps.push(name.clone()),
+                    Some(there) => drop(self.table.maps.insert(name.clone(), there)),
                     None => self.foreign = true,
                 }
             } else if kind.is_some_and(SetKind::is_map) {
-                self.table.maps.insert(name, Targets::Ports(Vec::new()));
+                self.table.maps.insert(name.clone(), Targets::Ports(Vec::new()));
             } else {
-                self.table.sets.insert(name, Elements::Protocols(Vec::new()));
+                self.table.sets.insert(name.clone(), Elements::Protocols(Vec::new()));
             }
         }
         Ok(())
     }
 
     fn chains(&mut self, socket: &Socket, wanted: &Table) -> Result<(), Failure> {
-        let mut rules: BTreeMap<String, Vec<Compiled>> = BTreeMap::new();
+        // How many rules each chain has, and whether they are those that are wanted.
+        let mut found: BTreeMap<&Name, (usize, bool)> = BTreeMap::new();
         socket.dump(
             Kind::GetRule,
             |writer| writer.text(1, TABLE),
             |message| {
                 let attributes = message.attributes();
-                if attributes.text(1) != Some(TABLE) {
-                    return;
+                let name = attributes.text(2).unwrap_or_default();
+                if attributes.text(1) == Some(TABLE)
+                    && let Some((name, chain)) = wanted.chains.get_key_value(name)
+                {
+                    let (number, same) = found.entry(name).or_insert((0, true));
+                    *same &= chain.rules.get(*number).is_some_and(|rule| is_rule(attributes, rule));
+                    *number += 1;
                 }
-                let list = attributes.nest(4).unwrap_or_default();
-                let list = list.filter(|(kind, _)| *kind == ITEM);
-                rules.entry(attributes.text(2).unwrap_or_default().into()).or_default().push((
-                    list.map(|(_, value)| Expression::read(Attributes(value))).collect(),
-                    attributes.find(7).map(<[u8]>::to_vec),
-                ));
             },
         )?;
-        let mut foreign = false;
+        let (mut foreign, mut equal) = (false, Vec::new());
         let chains = &mut self.table.chains;
         socket.dump(
             Kind::GetChain,
@@ -202,23 +282,36 @@ impl Observed {
                 let (Some(TABLE), Some(name)) = (attributes.text(1), attributes.text(3)) else {
                     return;
                 };
-                let Some(wanted) = wanted.chains.get(name) else {
+                let Some((name, wanted)) = wanted.chains.get_key_value(name) else {
                     chains.insert(name.into(), Chain::default());
                     return;
                 };
                 foreign |= base(attributes) != wanted.hook.map(|hook| (hook.number(), 0, 1, true));
-                let there = rules.remove(name).unwrap_or_default();
-                let same = there.len() == wanted.rules.len()
-                    && there.iter().zip(&wanted.rules).all(|((list, comment), rule)| {
-                        *list == expressions(rule) && *comment == userdata(rule)
-                    });
-                let chain = if same { wanted.clone() } else { unwanted(wanted) };
-                chains.insert(name.into(), chain);
+                let (number, same) = found.get(name).copied().unwrap_or((0, true));
+                if same && number == wanted.rules.len() {
+                    equal.push(name.clone());
+                } else {
+                    chains.insert(name.clone(), unwanted(wanted));
+                }
             },
         )?;
         self.foreign |= foreign;
+        self.equal.chains = equal;
         Ok(())
     }
+}
+
+/// Returns whether all objects are the same among others.
+fn is_part<T: PartialEq>(part: &BTreeMap<Name, T>, all: &BTreeMap<Name, T>) -> bool {
+    part.iter().all(|(name, object)| all.get(name) == Some(object))
+}
+
+/// Returns whether a rule of the kernel's is ours: expressions, and what user space keeps with them.
+fn is_rule(attributes: Attributes<'_>, rule: &Rule) -> bool {
+    let list = attributes.nest(4).unwrap_or_default();
+    let list = list.filter(|(kind, _)| *kind == ITEM);
+    list.map(|(_, value)| Expression::read(Attributes(value))).eq(expressions(rule))
+        && attributes.find(7) == userdata(rule).as_deref()
 }
 
 /// Returns hook, priority, policy, and whether the type is `filter`; `None` for a chain without a hook.
@@ -252,15 +345,51 @@ fn is_roomy(room: Option<u32>, members: usize) -> bool {
     room.is_none_or(|room| usize::try_from(room).is_ok_and(|room| members <= room))
 }
 
-/// Returns the elements of a set; `None` where one is of a kind that we never write.
+/// Looks at sets, one after the other, without keeping what is in them.
+struct Look<'a> {
+    socket: &'a Socket,
+    buffer: Vec<u8>,
+    places: Vec<Place>,
+}
+
+impl<'a> Look<'a> {
+    const fn new(socket: &'a Socket) -> Self {
+        Self { socket, buffer: Vec::new(), places: Vec::new() }
+    }
+
+    /// Returns whether a set certainly holds just these members.
+    fn holds(&mut self, set: &str, members: &Elements) -> Result<bool, Failure> {
+        let (places, mut is_plain) = (&mut self.places, true);
+        places.clear();
+        self.socket.dump_through(
+            &mut self.buffer,
+            Kind::GetSetElem,
+            |writer| {
+                writer.text(1, TABLE);
+                writer.text(2, set);
+            },
+            |message| {
+                let items = message.attributes().nest(3).unwrap_or_default();
+                for (_, value) in items.filter(|(kind, _)| *kind == ITEM) {
+                    match element::place(Attributes(value)) {
+                        Some(place) => places.push(place),
+                        None => is_plain = false,
+                    }
+                }
+            },
+        )?;
+        Ok(is_plain && element::are_places_of(places, members))
+    }
+}
+
+/// Returns the elements of a set, in order; `None` where one is of a kind that we never write.
 ///
 /// While the kernel grows a hash set, a dump of it repeats some elements and leaves as many others out. Repetition gives it
 /// away; then we look again, for growing ends by itself.
 fn elements(socket: &Socket, set: &str) -> Result<Option<Vec<Element>>, Failure> {
     for _ in 0..LOOKS {
-        let list = dump_elements(socket, set)?;
-        let places = list.iter().flatten().map(Element::place).collect::<BTreeSet<_>>().len();
-        if list.as_ref().is_none_or(|list| list.len() == places) {
+        let mut list = dump_elements(socket, set)?;
+        if list.as_mut().is_none_or(|list| element::sort(list)) {
             return Ok(list);
         }
         thread::sleep(PAUSE);

@@ -4,8 +4,9 @@
 use alloc::vec::Vec;
 use core::ffi::c_int;
 use core::mem::size_of;
-use std::io;
+use core::time::Duration;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::{io, thread};
 
 use super::batch::{Failure, Refusal, refusal};
 use super::message::{DONE, DUMP, ERROR, INTERRUPTED, Kind, Received, Writer, messages};
@@ -172,16 +173,24 @@ impl Socket {
     }
 
     fn receive_with(&self, flags: c_int) -> Result<Vec<u8>, Failure> {
-        let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
+        let mut buffer = Vec::new();
+        self.receive_into(&mut buffer, flags)?;
+        Ok(buffer)
+    }
+
+    /// Receives one datagram in place of what is in the buffer.
+    fn receive_into(&self, buffer: &mut Vec<u8>, flags: c_int) -> Result<(), Failure> {
+        buffer.clear();
+        buffer.reserve_exact(DATAGRAM);
         loop {
-            // SAFETY: the buffer has DATAGRAM bytes of capacity, all of which the kernel may write.
+            // SAFETY: the buffer is empty and has room for DATAGRAM bytes, all of which the kernel may write.
             let received = unsafe {
                 libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), DATAGRAM, flags)
             };
             if let Ok(received) = usize::try_from(received) {
                 // SAFETY: the kernel wrote `received` bytes, which is at most the capacity.
                 unsafe { buffer.set_len(received) };
-                return Ok(buffer);
+                return Ok(());
             }
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
@@ -222,9 +231,20 @@ impl Socket {
         content: impl FnOnce(&mut Writer),
         each: impl FnMut(Received<'_>),
     ) -> Result<(), Failure> {
+        self.dump_through(&mut Vec::new(), kind, content, each)
+    }
+
+    /// Asks for all objects of a kind, which come through a buffer that can be used again.
+    pub(super) fn dump_through(
+        &self,
+        buffer: &mut Vec<u8>,
+        kind: Kind,
+        content: impl FnOnce(&mut Writer),
+        each: impl FnMut(Received<'_>),
+    ) -> Result<(), Failure> {
         let mut writer = Writer::default();
         writer.message(kind, DUMP, 1, content);
-        self.exchange(&writer, each)
+        self.exchange_through(buffer, &writer, each)
     }
 
     /// Sends messages of which only errors are answered, and takes no notice of what they are about being gone.
@@ -246,13 +266,22 @@ impl Socket {
     pub(super) fn exchange(
         &self,
         writer: &Writer,
+        each: impl FnMut(Received<'_>),
+    ) -> Result<(), Failure> {
+        self.exchange_through(&mut Vec::new(), writer, each)
+    }
+
+    fn exchange_through(
+        &self,
+        buffer: &mut Vec<u8>,
+        writer: &Writer,
         mut each: impl FnMut(Received<'_>),
     ) -> Result<(), Failure> {
         self.send(writer.bytes()).map_err(Failure::Socket)?;
         let mut snapshot = true;
         loop {
-            let datagram = self.receive()?;
-            for message in messages(&datagram) {
+            self.receive_into(buffer, 0)?;
+            for message in messages(buffer) {
                 snapshot &= message.flags & INTERRUPTED == 0;
                 match message.number {
                     DONE if snapshot => return Ok(()),
@@ -289,5 +318,20 @@ impl Socket {
     pub(crate) fn generation(&self) -> Result<u32, Failure> {
         let answer = self.ask(Kind::GetGen, |_| {}, |message| message.attributes().number(1))?;
         answer.flatten().ok_or(Failure::Outdated)
+    }
+}
+
+/// Waits until every packet has left the rules that is on its way through them: each goes its whole way through a hook under one
+/// lock of the kind that `membarrier` waits for, as nftables' own clearing away does.
+pub(crate) fn wait_for_packets() {
+    /// `MEMBARRIER_CMD_GLOBAL`.
+    const GLOBAL: core::ffi::c_long = 1;
+    /// Longer than any packet is under way.
+    const LONG: Duration = Duration::from_millis(100);
+    // SAFETY: no pointers.
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0_i64, 0_i64) };
+    if waited != 0 {
+        // The kernel has no such call, or some of its processors never tell.
+        thread::sleep(LONG);
     }
 }

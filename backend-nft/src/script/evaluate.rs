@@ -5,11 +5,14 @@ use core::net::IpAddr;
 use netpol_core::ir::{self, Dialled, Family, Flow, Transport};
 use netpol_core::model::Protocol;
 
-use super::{AddressRange, Chain, End, Hook, Key, Match, Rule, Script, Statement, Table, Verdict};
+use super::{
+    AddressRange, Chain, Elements, End, Hook, Key, Match, Rule, Script, Stamp, Statement, Table,
+    Targets, Verdict,
+};
 
 impl Script {
     /// Returns the hook that a flow's packets pass, if they pass one at all.
-    fn hook(&self, flow: &Flow) -> Option<Hook> {
+    pub(crate) fn hook(&self, flow: &Flow) -> Option<Hook> {
         let source = self.topology.pods.get(&flow.source);
         let destination = self.topology.pods.get(&flow.destination);
         if let (Some((source, _)), Some((destination, _))) = (source, destination)
@@ -36,7 +39,7 @@ impl Script {
         let Some(hook) = self.hook(flow) else { return ir::Verdict::Allow };
         let packet = Packet::from(flow);
         for chain in self.table.chains.values().filter(|chain| chain.hook == Some(hook)) {
-            match self.table.walk(chain, &packet) {
+            match walk(&self.table, chain, &packet) {
                 Some(Ending::Drop) => return ir::Verdict::Deny,
                 Some(Ending::Accept) | None => {} // The policy is accept.
             }
@@ -83,87 +86,111 @@ enum Ending {
     Drop,
 }
 
-impl Table {
-    /// Walks a chain; `None` where it ends without a verdict.
-    fn walk(&self, chain: &Chain, packet: &Packet) -> Option<Ending> {
-        for rule in &chain.rules {
-            match self.statement(rule, packet) {
-                None => {}
-                Some(Verdict::Accept) => return Some(Ending::Accept),
-                Some(Verdict::Drop) => return Some(Ending::Drop),
-                Some(Verdict::Goto(name)) => return self.walk(self.chains.get(name)?, packet),
-                Some(Verdict::Jump(name)) => {
-                    if let Some(ending) =
-                        self.chains.get(name).and_then(|chain| self.walk(chain, packet))
-                    {
-                        return Some(ending);
-                    }
+/// What a packet finds on its way.
+trait Way {
+    /// The chain that it enters.
+    fn chain(&self, name: &str) -> Option<&Chain>;
+    /// The map or set that it looks into.
+    fn map(&self, name: &str) -> Option<&Targets>;
+    fn set(&self, name: &str) -> Option<&Elements>;
+    /// It marks its connection.
+    fn marks(&self, _: Stamp) {}
+}
+
+impl Way for Table {
+    fn chain(&self, name: &str) -> Option<&Chain> {
+        self.chains.get(name)
+    }
+
+    fn map(&self, name: &str) -> Option<&Targets> {
+        self.maps.get(name)
+    }
+
+    fn set(&self, name: &str) -> Option<&Elements> {
+        self.sets.get(name)
+    }
+}
+
+/// Walks a chain; `None` where it ends without a verdict.
+fn walk(way: &impl Way, chain: &Chain, packet: &Packet) -> Option<Ending> {
+    for rule in &chain.rules {
+        match statement(way, rule, packet) {
+            None => {}
+            Some(Verdict::Accept) => return Some(Ending::Accept),
+            Some(Verdict::Drop) => return Some(Ending::Drop),
+            Some(Verdict::Goto(name)) => return walk(way, way.chain(name)?, packet),
+            Some(Verdict::Jump(name)) => {
+                if let Some(ending) = way.chain(name).and_then(|chain| walk(way, chain, packet)) {
+                    return Some(ending);
                 }
             }
         }
-        None
     }
+    None
+}
 
-    fn statement<'a>(&'a self, rule: &'a Rule, packet: &Packet) -> Option<&'a Verdict> {
-        if !rule.matches.iter().all(|condition| self.holds(condition, packet)) {
-            return None;
+fn statement<'a>(way: &'a impl Way, rule: &'a Rule, packet: &Packet) -> Option<&'a Verdict> {
+    if !rule.matches.iter().all(|condition| holds(way, condition, packet)) {
+        return None;
+    }
+    match &rule.statement {
+        Statement::Verdict(verdict) => Some(verdict),
+        Statement::Stamp(stamp) => {
+            way.marks(*stamp);
+            None
         }
-        match &rule.statement {
-            Statement::Verdict(verdict) => Some(verdict),
-            Statement::Stamp(_) => Some(&Verdict::Accept),
-            Statement::Report(_) => None,
-            Statement::Map(key, name) => {
-                let map = self.maps.get(name)?;
-                match key {
-                    Key::Address(_, family, end) => {
-                        let address = packet.address(*end);
-                        map.of_address(address).filter(|_| Family::of(address) == *family)
-                    }
-                    Key::Port(_, protocol) => map.of_port(packet.port_of(*protocol)?),
-                    Key::Addresses(..) | Key::Protocol | Key::ProtocolPort => None,
+        Statement::Report(_) => None,
+        Statement::Map(key, name) => {
+            let map = way.map(name)?;
+            match key {
+                Key::Address(_, family, end) => {
+                    let address = packet.address(*end);
+                    map.of_address(address).filter(|_| Family::of(address) == *family)
                 }
+                Key::Port(_, protocol) => map.of_port(packet.port_of(*protocol)?),
+                Key::Addresses(..) | Key::Protocol | Key::ProtocolPort => None,
             }
         }
     }
+}
 
-    fn holds(&self, condition: &Match, packet: &Packet) -> bool {
-        match condition {
-            // A flow is a connection's first packet, and ICMPv6 among flows is an echo request.
-            Match::EstablishedOrRelated
-            | Match::NeighbourDiscovery
-            | Match::Related
-            | Match::Reply
-            | Match::Stamped(_) => false,
-            Match::In(key, set) => self.looked_up(*key, set, packet) == Some(true),
-            Match::NotIn(key, set) => self.looked_up(*key, set, packet) == Some(false),
-            Match::Within(_, end, range) => range.contains(packet.address(*end)),
-            Match::Protocol(protocol) => packet.protocol == protocol.number(),
-            Match::Port(_, protocol, low, high) => {
-                packet.port_of(*protocol).is_some_and(|port| (*low..=*high).contains(&port))
-            }
+fn holds(way: &impl Way, condition: &Match, packet: &Packet) -> bool {
+    match condition {
+        // A flow is a connection's first packet, and ICMPv6 among flows is an echo request.
+        Match::EstablishedOrRelated
+        | Match::NeighbourDiscovery
+        | Match::Related
+        | Match::Reply
+        | Match::Stamped(..) => false,
+        Match::In(key, set) => looked_up(way, *key, set, packet) == Some(true),
+        Match::NotIn(key, set) => looked_up(way, *key, set, packet) == Some(false),
+        Match::Within(_, end, range) => range.contains(packet.address(*end)),
+        Match::Protocol(protocol) => packet.protocol == protocol.number(),
+        Match::Port(_, protocol, low, high) => {
+            packet.port_of(*protocol).is_some_and(|port| (*low..=*high).contains(&port))
         }
     }
+}
 
-    /// Looks a key up; `None` where the packet has no such key, which ends the rule in the kernel too.
-    fn looked_up(&self, key: Key, set: &str, packet: &Packet) -> Option<bool> {
-        let set = self.sets.get(set)?;
-        let of_family = |family| {
-            (Family::of(packet.source) == family).then_some((packet.source, packet.destination))
-        };
-        Some(match key {
-            Key::Address(_, family, end) => {
-                of_family(family)?;
-                set.contains_address(packet.address(end))
-            }
-            Key::Addresses(_, family) => {
-                let (source, destination) = of_family(family)?;
-                set.contains_pair(source, destination)
-            }
-            Key::Port(_, protocol) => set.contains_port(packet.port_of(protocol)?),
-            Key::Protocol => set.contains_protocol(packet.protocol),
-            Key::ProtocolPort => set.contains_protocol_port(packet.protocol, packet.port?),
-        })
-    }
+/// Looks a key up; `None` where the packet has no such key, which ends the rule in the kernel too.
+fn looked_up(way: &impl Way, key: Key, set: &str, packet: &Packet) -> Option<bool> {
+    let set = way.set(set)?;
+    let of_family = |family| {
+        (Family::of(packet.source) == family).then_some((packet.source, packet.destination))
+    };
+    Some(match key {
+        Key::Address(_, family, end) => {
+            of_family(family)?;
+            set.contains_address(packet.address(end))
+        }
+        Key::Addresses(_, family) => {
+            let (source, destination) = of_family(family)?;
+            set.contains_pair(source, destination)
+        }
+        Key::Port(_, protocol) => set.contains_port(packet.port_of(protocol)?),
+        Key::Protocol => set.contains_protocol(packet.protocol),
+        Key::ProtocolPort => set.contains_protocol_port(packet.protocol, packet.port?),
+    })
 }
 
 impl AddressRange {
@@ -175,3 +202,6 @@ impl AddressRange {
         }
     }
 }
+
+#[cfg(all(test, feature = "apply"))]
+pub(crate) mod across;

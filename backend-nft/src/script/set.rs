@@ -35,6 +35,8 @@ pub enum Elements {
     ProtocolPorts(Vec<(u8, u16)>),
     /// `inet_service`, interval.
     Ports(Intervals<u16>),
+    /// `mark`.
+    Marks(Vec<u32>),
 }
 
 /// The verdicts of a map; the variant is its key's type.
@@ -105,6 +107,7 @@ impl Elements {
             Self::Protocols(members) => members.len(),
             Self::ProtocolPorts(members) => members.len(),
             Self::Ports(members) => members.iter().len(),
+            Self::Marks(members) => members.len(),
         }
     }
 
@@ -124,6 +127,7 @@ impl Elements {
             | Self::V4Pairs(_)
             | Self::V6Pairs(_)
             | Self::Protocols(_)
+            | Self::Marks(_)
             | Self::ProtocolPorts(_) => false,
         }
     }
@@ -139,6 +143,7 @@ impl Elements {
             | Self::V4Pairs(_)
             | Self::V6Pairs(_)
             | Self::Protocols(_)
+            | Self::Marks(_)
             | Self::ProtocolPorts(_) => false,
         }
     }
@@ -162,7 +167,25 @@ impl Elements {
             (Self::ProtocolPorts(ours), Self::ProtocolPorts(theirs)) => {
                 Self::ProtocolPorts(difference(ours, theirs))
             }
+            (Self::Marks(ours), Self::Marks(theirs)) => Self::Marks(difference(ours, theirs)),
             (ours, _) => ours.clone(),
+        }
+    }
+
+    /// Returns the members that are single addresses.
+    #[cfg(feature = "apply")]
+    pub(crate) fn addresses(&self) -> Box<dyn Iterator<Item = IpAddr> + '_> {
+        match self {
+            Self::V4(members) => Box::new(members.iter().copied().map(IpAddr::from)),
+            Self::V6(members) => Box::new(members.iter().copied().map(IpAddr::from)),
+            Self::V4Pairs(_)
+            | Self::V6Pairs(_)
+            | Self::V4Ranges(_)
+            | Self::V6Ranges(_)
+            | Self::Protocols(_)
+            | Self::ProtocolPorts(_)
+            | Self::Marks(_)
+            | Self::Ports(_) => Box::new(core::iter::empty()),
         }
     }
 

@@ -109,7 +109,7 @@ impl Display for Rule {
             Statement::Stamp(Stamp { mask, value }) => {
                 // As nft writes it: the bits that are set are among those that are kept.
                 let kept = !mask | value;
-                write!(f, "ct mark set ct mark & 0x{kept:08x} | 0x{value:08x} accept")?;
+                write!(f, "ct mark set ct mark & 0x{kept:08x} | 0x{value:08x}")?;
             }
         }
         self.comment.as_ref().map_or(Ok(()), |comment| write!(f, " comment \"{comment}\""))
@@ -122,13 +122,7 @@ impl Display for Match {
             Self::EstablishedOrRelated => f.write_str("ct state established,related"),
             Self::Related => f.write_str("ct state related"),
             Self::Reply => f.write_str("ct direction reply"),
-            Self::Stamped(Stamp { mask, value }) => {
-                if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
-                    write!(f, "ct mark 0x{value:08x}/{}", mask.leading_ones())
-                } else {
-                    write!(f, "ct mark & 0x{mask:08x} == 0x{value:08x}")
-                }
-            }
+            Self::Stamped(mask, set) => write!(f, "ct mark & 0x{mask:08x} == @{set}"),
             Self::NeighbourDiscovery => f.write_str("icmpv6 type 133-137"),
             Self::In(key, set) => write!(f, "{key} @{set}"),
             Self::NotIn(key, set) => write!(f, "{key} != @{set}"),
@@ -228,6 +222,7 @@ impl Display for Elements {
             Self::Protocols(_) => "inet_proto",
             Self::ProtocolPorts(_) => "inet_proto . inet_service",
             Self::Ports(_) => "inet_service",
+            Self::Marks(_) => "mark",
         };
         writeln!(f, "\t\ttype {kind}")?;
         if self.is_interval() {
@@ -249,6 +244,9 @@ impl Display for Elements {
                 list(f, members.iter().map(|(number, port)| Pair(Number(*number), port)))
             }
             Self::Ports(members) => list(f, members.iter().map(|(low, high)| Span(low, high))),
+            Self::Marks(members) => {
+                list(f, members.iter().map(|mark| alloc::format!("0x{mark:08x}")))
+            }
         }
     }
 }

@@ -48,6 +48,11 @@ impl Listing {
                 Kind::Chain => Object::chain(&mut lines),
                 Kind::Map | Kind::Set => Object::set(&mut lines),
             };
+            let object = match name.as_str() {
+                // It counts changes.
+                "generation" => Object { items: Vec::new(), ..object },
+                _ => object,
+            };
             listing.objects.insert((kind, name), object);
         }
         listing

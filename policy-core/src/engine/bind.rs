@@ -75,6 +75,7 @@ impl Engine {
                 self.drop_made(id, old);
             }
             classes.retain(|class| class.pods > 0);
+            classes.shrink_to_fit();
         }
         retired.into_iter().for_each(|class| self.drop_class(id, class));
         let Some(policy) = self.policies.slab.get_mut(id) else { return };

@@ -2,10 +2,11 @@
 
 use core::any;
 use std::env;
+use std::panic;
 use std::process::Command;
 use std::thread;
 
-use super::{Availability, Unavailable};
+use super::{Availability, Unavailable, sys};
 
 /// Runs the body of a test here if this process can hold a lab, or else the test alone, again, as root of a user
 /// namespace. Where neither is possible, says on standard error that the test did not run.
@@ -15,9 +16,35 @@ use super::{Availability, Unavailable};
 /// # Panics
 /// If the test fails in its user namespace; or if it cannot run at all and `CI` or `NETPOL_REQUIRE_KERNEL` is set.
 pub fn kernel_test<F: FnOnce()>(body: F) {
-    let Err(here) = Availability::probe() else { return body() };
-    if let Err(there) = rerun(&test_name::<F>()) {
-        did_not_run(&test_name::<F>(), &format!("{here}; {}: {}", there.what, there.why));
+    here_or_again(&test_name::<F>(), body);
+}
+
+/// As [`kernel_test`], on a thread with a network namespace of its own, which ends with it.
+///
+/// # Panics
+/// If the body panics, or the namespace cannot be made.
+pub fn in_fresh_network<F: FnOnce() + Send>(body: F) {
+    here_or_again(&test_name::<F>(), || {
+        thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                enter_fresh_network();
+                body();
+            });
+            if let Err(panic) = run.join() {
+                panic::resume_unwind(panic);
+            }
+        });
+    });
+}
+
+/// Moves the calling thread, which should end with the test, into a network namespace of its own.
+///
+/// # Panics
+/// If the namespace cannot be made.
+#[expect(clippy::panic, reason = "test support: a test that cannot be held")]
+pub fn enter_fresh_network() {
+    if let Err(error) = sys::unshare_network() {
+        panic!("no network namespace can be made: {error}");
     }
 }
 
@@ -35,6 +62,13 @@ pub fn did_not_run(what: &str, why: &str) {
         panic!("DID NOT RUN: {what}: {why}");
     }
     eprintln!("DID NOT RUN: {what}: {why}");
+}
+
+fn here_or_again(test: &str, body: impl FnOnce()) {
+    let Err(here) = Availability::probe() else { return body() };
+    if let Err(there) = rerun(test) {
+        did_not_run(test, &format!("{here}; {}: {}", there.what, there.why));
+    }
 }
 
 /// libtest names the thread of a test after it, except where it runs tests one by one; then the name of the closure

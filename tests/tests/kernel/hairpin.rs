@@ -13,7 +13,7 @@ use netpol_conformance::exam::Exam;
 use netpol_conformance::netlab::End;
 use netpol_core::ir::Settings;
 use netpol_core::model::{ObjectRef, Protocol};
-use netpol_ebpf::preview::Service;
+use netpol_ebpf::tc::Service;
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 use super::Backend;

@@ -12,6 +12,7 @@ use netpol_conformance::netlab::{Availability, Privilege, did_not_run};
 use netpol_core::compile::Options;
 use netpol_core::engine::{Delta, Engine, Event};
 use netpol_core::ir::Scope;
+use netpol_core::model::ObjectRef;
 use netpol_k8s::manifest::{ReadOptions, read_str};
 
 use super::{Live, Unfit};
@@ -87,6 +88,26 @@ fn passes(program: &OwnedFd, frame: &[u8]) -> bool {
 
 fn program(live: &Live) -> OwnedFd {
     live.loaded().program().try_clone_to_owned().unwrap()
+}
+
+#[test]
+fn policies_that_come_and_go_never_use_the_maps_up() {
+    kernel_test("policies that come and go", |kernel| {
+        let pods = [pod("a", "10.1.0.1", "app: a"), pod("b", "10.1.0.2", "app: b")].concat();
+        let mut engine = engine(&pods);
+        let mut live = load(&kernel, &engine);
+        for number in 0..3000_u16 {
+            // Without networks: their history has every packet waited for soon.
+            let text = policy("one", "app: a", 1 + number, "172.16.0.0/12");
+            let text = text.replace(", {ipBlock: {cidr: 172.16.0.0/12}}", "");
+            let delta = apply(&mut engine, &text);
+            assert!(!delta.is_empty());
+            live.update(&delta).unwrap();
+            let gone = Event::DeleteNetworkPolicy(ObjectRef::new("x", "one"));
+            let delta = engine.apply(gone);
+            live.update(&delta).unwrap();
+        }
+    });
 }
 
 #[test]

@@ -279,6 +279,10 @@ impl AtInterfaces {
         let of = |interface: u32| format!("interface {interface}");
         let others: Vec<u32> =
             self.points.keys().copied().filter(|interface| !wanted.contains(interface)).collect();
+        if !others.is_empty() {
+            // What the ruleset before let leave a pod is to arrive under the one in force.
+            sys::grace();
+        }
         for interface in others {
             for (way, attachment) in
                 Way::ALL.into_iter().zip(self.points.remove(&interface).into_iter().flatten())

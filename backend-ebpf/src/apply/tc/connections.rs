@@ -10,7 +10,7 @@ use super::super::sys::{Map, Shape};
 /// `BPF_MAP_TYPE_LRU_HASH`.
 const LRU_HASH: u32 = 9;
 const FLOWS: Shape = Shape { kind: LRU_HASH, key: 48, value: 32, flags: 0 };
-const FRAGMENTS: Shape = Shape { kind: LRU_HASH, key: 48, value: 16, flags: 0 };
+const FRAGMENTS: Shape = Shape { kind: LRU_HASH, key: 48, value: 24, flags: 0 };
 
 /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
 const WORK: Shape = Shape { kind: 6, key: 4, value: 232, flags: 0 };

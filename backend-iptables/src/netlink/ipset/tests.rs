@@ -1,24 +1,15 @@
 //! What the kernel makes of commands.
 #![expect(clippy::unwrap_used, reason = "test support")]
 
+use netpol_conformance::netlab::in_fresh_network;
+
 use super::{Commands, Failure, Ipset, Kind, Refusal};
 use crate::restore::{Elements, Member};
 use netpol_core::ir::Family;
 use netpol_core::model::Protocol;
 
-/// Runs a test in a network namespace that ends with its thread.
-fn in_namespace(test: fn(&Ipset)) {
-    let run = std::thread::spawn(move || {
-        // SAFETY: unshare takes no pointers, and moves only this thread, which ends with the test.
-        #[expect(unsafe_code, reason = "there is no safe way into a namespace")]
-        let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
-        if entered {
-            test(&Ipset::open().unwrap());
-        }
-        entered
-    });
-    let required = std::env::var_os("NETPOL_REQUIRE_KERNEL").is_some_and(|value| value == "1");
-    assert!(run.join().unwrap() || !required, "no privilege to make a network namespace");
+fn with_ipset(test: fn(&Ipset)) {
+    in_fresh_network(|| test(&Ipset::open().unwrap()));
 }
 
 fn samples() -> Vec<Elements> {
@@ -47,7 +38,7 @@ fn samples() -> Vec<Elements> {
 
 #[test]
 fn what_is_made_is_listed_and_what_is_taken_out_is_gone() {
-    in_namespace(|ipset| {
+    with_ipset(|ipset| {
         for elements in samples() {
             let mut commands = Commands::default();
             commands.create("ours", &elements, ipset.revision_of(&elements), elements.room());
@@ -79,7 +70,7 @@ fn what_is_made_is_listed_and_what_is_taken_out_is_gone() {
 
 #[test]
 fn a_swap_exchanges_members_and_a_failure_names_the_set() {
-    in_namespace(|ipset| {
+    with_ipset(|ipset| {
         let set = |text: &str| Elements::Addresses(Family::V4, vec![text.parse().unwrap()]);
         let (one, other) = (set("10.0.0.1"), set("10.0.0.2"));
         let mut commands = Commands::default();
@@ -110,7 +101,7 @@ fn a_swap_exchanges_members_and_a_failure_names_the_set() {
 
 #[test]
 fn a_full_set_says_so() {
-    in_namespace(|ipset| {
+    with_ipset(|ipset| {
         let all = (1..=200_u32).map(|number| core::net::Ipv4Addr::from(number).into());
         let elements = Elements::Addresses(Family::V4, all.collect());
         let mut commands = Commands::default();

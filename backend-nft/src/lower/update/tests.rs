@@ -58,7 +58,7 @@ fn check(state: &mut Lowering, ruleset: &Ruleset, delta: &Delta) -> bool {
     let before = state.stamp;
     let result = state.update(ruleset, delta);
     // Maps of dispatch may have versions.
-    let style_now = Style { stamp: state.stamp, ..style() };
+    let style_now = Style { stamp: state.stamp, written: state.written, ..style() };
     let wanted = Lowering::new(ruleset, state.versions.clone(), style_now);
     let Ok(changes) = result else {
         *state = Lowering::new(ruleset, Versions::new(), style_now);
@@ -68,8 +68,22 @@ fn check(state: &mut Lowering, ruleset: &Ruleset, delta: &Delta) -> bool {
     assert!(differ.is_empty(), "{differ:#?} after\n{delta:#?}");
     assert!(state.is_as(&wanted), "what is remembered differs after\n{delta:#?}");
     // Whatever closes anything must have open connections judged again.
-    let closes = !changes.leaves.is_empty() || !changes.frame.is_empty();
+    let closes = !changes.leaves.is_empty()
+        || !changes.frame.is_empty()
+        || !changes.redirects.is_empty()
+        || changes.is_ordered && !changes.joins.is_empty();
+    assert_eq!(changes.generation.is_some(), closes);
     assert_eq!(before != state.stamp, closes);
+    assert_eq!(before, state.written, "connections get it later");
+    if before != state.stamp {
+        state.ratify();
+    }
+    assert_eq!(state.stamp, state.written);
+    let style_now = Style { stamp: state.stamp, ..style() };
+    assert_eq!(
+        state.table.chains,
+        Lowering::new(ruleset, state.versions.clone(), style_now).table.chains
+    );
     true
 }
 

@@ -78,7 +78,6 @@ fn rule_object(chain: &str, rule: &Rule) -> Value {
             let kept = json!({ "&": [connection("mark"), !mask | value] });
             let marked = json!({ "key": connection("mark"), "value": { "|": [kept, value] } });
             expressions.push(json!({ "mangle": marked }));
-            expressions.push(verdict_value(&Verdict::Accept));
         }
     }
     let mut object =
@@ -97,13 +96,8 @@ fn conditions(condition: &Match) -> Vec<Value> {
         Match::EstablishedOrRelated => state(json!(["established", "related"])),
         Match::Related => state("related".into()),
         Match::Reply => equal(&connection("direction"), &"reply".into()),
-        Match::Stamped(Stamp { mask, value }) => {
-            if mask.leading_ones() + mask.trailing_zeros() == u32::BITS {
-                let prefix = json!({ "prefix": { "addr": value, "len": mask.leading_ones() } });
-                equal(&connection("mark"), &prefix)
-            } else {
-                equal(&json!({ "&": [connection("mark"), mask] }), &(*value).into())
-            }
+        Match::Stamped(mask, set) => {
+            equal(&json!({ "&": [connection("mark"), mask] }), &reference(set))
         }
         Match::NeighbourDiscovery => {
             // As nft names 133 and 137.
@@ -243,6 +237,7 @@ fn set_type(set: &Elements) -> Value {
         Elements::Protocols(_) => "inet_proto".into(),
         Elements::ProtocolPorts(_) => json!(["inet_proto", "inet_service"]),
         Elements::Ports(_) => "inet_service".into(),
+        Elements::Marks(_) => "mark".into(),
     }
 }
 
@@ -276,6 +271,7 @@ fn set_elements(set: &Elements) -> Vec<Value> {
             members.iter().map(|(number, port)| pair(protocol(*number), (*port).into())).collect()
         }
         Elements::Ports(members) => members.iter().map(|(low, high)| span(low, high)).collect(),
+        Elements::Marks(members) => members.iter().map(|mark| (*mark).into()).collect(),
     }
 }
 

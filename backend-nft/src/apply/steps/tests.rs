@@ -1,0 +1,500 @@
+//! Every step of every delta, with packets under way that began some steps before: none of them goes wrong, whether its way
+//! leads across one change or several.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use netpol_conformance::events::{Happening, Script, puts};
+use netpol_core::compile::Options;
+use netpol_core::engine::{Delta, Engine, Event};
+use netpol_core::ir::{Dialled, Flow, Ruleset, Scope, Transport, Verdict};
+use netpol_core::model::{Cidr, Protocol};
+use netpol_core::net::PrefixSet;
+use netpol_k8s::manifest::{ReadOptions, read_str};
+
+use super::{Step, Steps};
+use crate::NftOptions;
+use crate::apply::under_way::Unsettled;
+use crate::lower::{Lowering, Versions, lower};
+use crate::netlink::Operation;
+use crate::options::Style;
+use crate::script::evaluate::across::{Course, send};
+use crate::script::{Chain, Elements, Hook, Table, Targets};
+
+/// How many versions back packets may have begun.
+const BACK: usize = 6;
+/// How many flows are sent at each step.
+const FLOWS: usize = 60;
+
+/// How much was seen, so that a test cannot pass by seeing nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    updates: usize,
+    transactions: usize,
+    waits: usize,
+    packets: usize,
+    stamped: usize,
+    /// Updates without a wait.
+    at_once: usize,
+}
+
+/// A model of the kernel, with packets under way.
+struct Kernel {
+    style: Style,
+    known: Lowering,
+    unsettled: Unsettled,
+    /// What packets under way may have begun with: the table after each transaction.
+    seen: Vec<Table>,
+    /// The first and last ruleset that each of these may stand for.
+    stand_for: Vec<(usize, usize)>,
+    /// The verdicts of each ruleset.
+    verdicts: Vec<Vec<Verdict>>,
+    /// Flows whose connections got a generation, with that.
+    stamped: BTreeMap<u32, BTreeSet<usize>>,
+    flows: Vec<(Flow, Option<Hook>)>,
+    tally: Tally,
+}
+
+impl Kernel {
+    fn new(style: Style, ruleset: &Ruleset, flows: &[Flow]) -> Self {
+        let known = Lowering::new(ruleset, Versions::new(), style);
+        let seen = vec![known.table.clone()];
+        let program = lower(ruleset, &Versions::new(), style);
+        let flows: Vec<_> = flows.iter().map(|flow| (*flow, program.hook(flow))).collect();
+        Self {
+            style,
+            known,
+            unsettled: Unsettled::default(),
+            seen,
+            stand_for: vec![(0, 0)],
+            verdicts: vec![judged(ruleset, &flows)],
+            stamped: BTreeMap::new(),
+            flows,
+            tally: Tally::default(),
+        }
+    }
+
+    fn update(&mut self, ruleset: &Ruleset, delta: &Delta) {
+        let before = self.known.table.clone();
+        let Ok(changes) = self.known.update(ruleset, delta) else { panic!("{delta:?}") };
+        self.verdicts.push(judged(ruleset, &self.flows));
+        // Where ends are is known to the kernel by itself: what takes another way because of that is not the same flow.
+        let program = lower(ruleset, &Versions::new(), self.style);
+        for (flow, hook) in &mut self.flows {
+            if program.hook(flow) != *hook {
+                *hook = None;
+            }
+        }
+        let ratification = self.known.ratification();
+        let known = self.known.table.clone();
+        let steps = Steps::new(&changes, &known, ratification.as_ref(), &mut self.unsettled);
+        self.tally.updates += 1;
+        let waits = steps.list.iter().filter(|step| matches!(step, Step::Wait)).count();
+        self.tally.waits += waits;
+        self.tally.at_once += usize::from(waits == 0);
+        let last = steps.list.iter().rposition(|step| matches!(step, Step::Commit(_)));
+        let mut table = before;
+        for (number, step) in steps.list.iter().enumerate() {
+            match step {
+                Step::Wait => self.settled(),
+                Step::Commit(operations) => {
+                    operations.iter().for_each(|operation| carry_out(&mut table, operation));
+                    let newest = self.verdicts.len() - 1;
+                    let oldest = if Some(number) == last { newest } else { newest - 1 };
+                    self.committed(&table, (oldest, newest), delta);
+                }
+            }
+        }
+        if steps.ratifies {
+            drop(steps);
+            self.known.ratify();
+        }
+        assert_eq!(table, self.known.table, "{delta:?}");
+        self.is_nothing_open_that_must_not_be(delta);
+    }
+
+    /// Every packet has left.
+    fn settled(&mut self) {
+        self.seen.drain(..self.seen.len() - 1);
+        self.stand_for.drain(..self.stand_for.len() - 1);
+    }
+
+    /// Time passes.
+    fn pause(&mut self) {
+        self.settled();
+        self.unsettled.settle();
+        let Some((name, chain)) = self.known.ratification() else { return };
+        let mut table = self.known.table.clone();
+        table.chains.insert(name, chain);
+        self.unsettled.note(&super::Seen::default());
+        let newest = self.verdicts.len() - 1;
+        self.committed(&table, (newest, newest), &Delta::default());
+        self.known.ratify();
+        assert_eq!(table, self.known.table);
+    }
+
+    fn committed(&mut self, table: &Table, stand_for: (usize, usize), delta: &Delta) {
+        self.tally.transactions += 1;
+        self.seen.push(table.clone());
+        self.stand_for.push(stand_for);
+        if self.seen.len() > BACK {
+            self.seen.remove(0);
+            self.stand_for.remove(0);
+        }
+        let newest = self.seen.len() - 1;
+        for began in 0..=newest {
+            self.send(began, newest, false, delta);
+            if began < newest {
+                self.send(began, newest - 1, true, delta);
+            }
+        }
+    }
+
+    /// Sends packets that began with a version and end with another.
+    fn send(&mut self, began: usize, ends: usize, is_ahead: bool, delta: &Delta) {
+        let (oldest, _) = self.stand_for[began];
+        let (_, newest) = self.stand_for[ends + usize::from(is_ahead)];
+        for (number, (flow, hook)) in self.flows.iter().enumerate() {
+            let Some(hook) = hook else { continue };
+            let mut verdicts = self.verdicts[oldest..=newest].iter().map(|all| all[number]);
+            let verdict = verdicts.next().unwrap();
+            let is_fixed = verdicts.all(|other| other == verdict);
+            for is_late in [false, true] {
+                let mut halts = 0;
+                loop {
+                    let course = Course { began, halts, ends, is_ahead, is_late };
+                    let (met, way) = send(&self.seen, *hook, flow, course);
+                    self.tally.packets += 1;
+                    assert!(
+                        !is_fixed || met.verdict == verdict,
+                        "{flow}: {:?}, not {verdict:?}, {course:?}\n{delta:#?}\n{:#?}",
+                        met.verdict,
+                        self.seen.iter().map(differing(&self.seen)).collect::<Vec<_>>(),
+                    );
+                    if met.verdict == Verdict::Allow
+                        && let Some(stamp) = met.stamp
+                    {
+                        self.tally.stamped += 1;
+                        self.stamped.entry(stamp.value).or_default().insert(number);
+                    }
+                    halts += 1;
+                    if halts > way || began == ends {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What passes without being judged is allowed.
+    fn is_nothing_open_that_must_not_be(&self, delta: &Delta) {
+        let Some(stamp) = self.known.stamp else { return };
+        let verdicts = self.verdicts.last().unwrap();
+        for number in self.stamped.get(&stamp.value).into_iter().flatten() {
+            let (flow, hook) = &self.flows[*number];
+            assert!(
+                hook.is_none() || verdicts[*number] == Verdict::Allow,
+                "a connection of {flow} stays open\n{delta:#?}"
+            );
+        }
+    }
+}
+
+/// What of a table others of a list do not have.
+fn differing(all: &[Table]) -> impl Fn(&Table) -> String + '_ {
+    |table| {
+        let sets = table.sets.iter().filter(|(name, set)| {
+            all.iter().any(|other| other.sets.get(*name).is_some_and(|other| other != *set))
+        });
+        let chains = table.chains.iter().filter(|(name, chain)| {
+            all.iter().any(|other| other.chains.get(*name) != Some(*chain))
+        });
+        let sets = sets.map(|(name, set)| format!("{name} {set}")).collect::<Vec<_>>();
+        let chains = chains.map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+        format!("{sets:?} {chains:?}")
+    }
+}
+
+fn judged(ruleset: &Ruleset, flows: &[(Flow, Option<Hook>)]) -> Vec<Verdict> {
+    flows.iter().map(|(flow, _)| ruleset.verdict(flow).verdict).collect()
+}
+
+/// Does what the kernel does.
+fn carry_out(table: &mut Table, operation: &Operation<'_>) {
+    fn change<T: Clone + Ord>(members: &mut Vec<T>, joins: &[T], leaves: &[T]) {
+        members.retain(|member| !leaves.contains(member));
+        members.extend_from_slice(joins);
+        members.sort_unstable();
+        members.dedup();
+    }
+    let edit = |set: &mut Elements, joins: &Elements, leaves: &Elements| match (set, joins, leaves)
+    {
+        (Elements::V4Pairs(all), Elements::V4Pairs(j), Elements::V4Pairs(l)) => change(all, j, l),
+        (Elements::V6Pairs(all), Elements::V6Pairs(j), Elements::V6Pairs(l)) => change(all, j, l),
+        (Elements::Marks(all), Elements::Marks(j), Elements::Marks(l)) => change(all, j, l),
+        (set, joins, leaves) => set.edit(joins, leaves),
+    };
+    let retain = |targets: &Targets, gone: &Targets| targets.without(gone);
+    match operation {
+        Operation::NewSet(name, elements, room) => {
+            if let Some(room) = room
+                && !table.rooms.contains_key(*name)
+                && matches!(elements, Elements::V4(_) | Elements::V6(_))
+                && (name.starts_with('s') || name.starts_with('u'))
+            {
+                table.rooms.insert((*name).clone(), *room);
+            }
+            table.sets.insert((*name).clone(), elements.without(elements));
+        }
+        Operation::NewMap(name, targets) => {
+            table.maps.insert((*name).clone(), targets.without(targets));
+        }
+        Operation::AddMembers(name, members) => match table.sets.get_mut(*name).unwrap() {
+            set if set.is_empty() => *set = members.as_ref().clone(),
+            set => {
+                let none = members.without(members);
+                edit(set, members, &none);
+            }
+        },
+        Operation::DeleteMembers(name, members) => {
+            let none = members.without(members);
+            edit(table.sets.get_mut(*name).unwrap(), &none, members);
+        }
+        Operation::AddEntries(name, entries) => match table.maps.get_mut(*name).unwrap() {
+            map if map.is_empty() => *map = entries.as_ref().clone(),
+            map => map.overwrite(entries),
+        },
+        Operation::DeleteEntries(name, entries) => {
+            let map = table.maps.get_mut(*name).unwrap();
+            *map = retain(map, entries);
+        }
+        Operation::Empty(name) => {
+            let map = table.maps.get_mut(*name).unwrap();
+            *map = map.without(map);
+        }
+        Operation::DeleteSet(name) => {
+            if table.maps.remove(*name).is_none() {
+                table.sets.remove(*name).unwrap();
+                table.rooms.remove(*name);
+            }
+        }
+        Operation::NewChain(name, hook) => {
+            let chain = Chain { hook: *hook, rules: Vec::new() };
+            assert!(table.chains.insert((*name).clone(), chain).is_none(), "{name}");
+        }
+        Operation::AddRules(name, rules) => {
+            table.chains.get_mut(*name).unwrap().rules.extend_from_slice(rules);
+        }
+        Operation::Flush(name) => table.chains.get_mut(*name).unwrap().rules.clear(),
+        Operation::DeleteChain(name) => drop(table.chains.remove(*name).unwrap()),
+        Operation::NewTable(_) | Operation::DeleteTable => panic!("{operation:?}"),
+    }
+}
+
+fn run(script: &Script, style: Style) -> Tally {
+    let mut engine = Engine::with_tuning(script.options.clone(), script.tuning);
+    let mut kernel: Option<Kernel> = None;
+    let mut tally = Tally::default();
+    for (number, happening) in script.happenings.iter().enumerate() {
+        let delta = match happening {
+            Happening::Event(event) => engine.apply(event.clone()),
+            Happening::Batch(events) => engine.apply_batch(events.clone()),
+            Happening::Restart(_) => engine.apply(Event::InSync),
+        };
+        if delta.is_empty() {
+            continue;
+        }
+        // The first look at a cluster is no change of one.
+        let Some(kernel) = kernel.as_mut().filter(|_| engine.snapshot().endpoints().len() > 0)
+        else {
+            kernel = Some(Kernel::new(style, engine.snapshot(), &script.flows));
+            continue;
+        };
+        kernel.update(engine.snapshot(), &delta);
+        if number % 7 == 3 {
+            kernel.pause();
+        }
+        tally = kernel.tally;
+    }
+    tally
+}
+
+fn styles() -> [Style; 2] {
+    let recheck = NftOptions::default().style();
+    [recheck, Style { stamp: None, ..recheck }]
+}
+
+#[track_caller]
+fn campaign(seeds: core::ops::Range<u64>, waits: usize, script: impl Fn(u64) -> Script) {
+    let mut all = Tally::default();
+    for seed in seeds {
+        let mut script = script(seed);
+        script.flows.truncate(FLOWS);
+        if seed % 3 == 0 {
+            let ranges = ["10.0.0.0/8", "fd00::/8"].map(|text| Cidr::parse(text).unwrap());
+            script.options.pod_ranges = PrefixSet::from_cidrs(&ranges);
+        }
+        let [recheck, keep] = styles();
+        let tally = run(&script, if seed % 4 == 3 { keep } else { recheck });
+        all.updates += tally.updates;
+        all.transactions += tally.transactions;
+        all.waits += tally.waits;
+        all.at_once += tally.at_once;
+        all.packets += tally.packets;
+        all.stamped += tally.stamped;
+    }
+    assert!(all.updates > 50 && all.at_once > 20 && all.waits >= waits, "{all:?}");
+    assert!(all.packets > 10_000 && all.stamped > 1000, "{all:?}");
+}
+
+#[test]
+fn no_packet_under_way_goes_wrong_across_changes_of_any_kind() {
+    campaign(0..40, 100, |seed| Script::new(seed, 40));
+}
+
+#[test]
+fn no_packet_under_way_goes_wrong_across_pods_that_change_their_labels() {
+    campaign(100..140, 0, |seed| Script::relabels(seed, 60));
+}
+
+/// A node with a pod `server`, to which pods may send that carry a label, and which may send to pods that carry one.
+const MEETING: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: default}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: in, namespace: default}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  ingress:
+    - {from: [{podSelector: {matchLabels: {one: is}}}], ports: [{port: 1}]}
+    - {from: [{podSelector: {matchLabels: {two: is}}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: default}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {matchLabels: {friend: is}}}]}]
+---
+";
+
+fn pod(name: &str, labels: &str, address: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: default, labels: {{app: {name}{labels}}}}}, \
+         spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}, status: {{podIPs: [{{ip: {address}}}]}}}}\n---\n"
+    )
+}
+
+fn server(labels: &str) -> String {
+    pod("server", labels, "10.0.0.1")
+}
+
+fn client(labels: &str) -> String {
+    pod("client", labels, "10.0.0.2")
+}
+
+/// Carries out changes one right after the other, with packets under way to port 1 of the server, whose verdict none of them
+/// changes. Returns how often packets were waited for.
+#[track_caller]
+fn waits(source: &str, objects: &[String], changes: &[String], verdict: Verdict) -> usize {
+    let read = |text: &str| {
+        puts(&read_str("meeting.yaml", text, &ReadOptions::default()).unwrap().cluster)
+    };
+    let mut waits = 0;
+    for style in styles() {
+        let options = Options { scope: Scope::Node("n1".into()), ..Options::default() };
+        let mut engine = Engine::new(options);
+        let objects = format!("{MEETING}{}", objects.concat());
+        engine.apply_batch(read(&objects).into_iter().chain([Event::InSync]));
+        let to = Transport::Port(Protocol::Tcp, 1);
+        let flow = Flow::new(source.parse().unwrap(), "10.0.0.1".parse().unwrap(), to);
+        let flow = Flow { dialled: Dialled::Service, ..flow };
+        let mut kernel = Kernel::new(style, engine.snapshot(), &[flow]);
+        assert_eq!(engine.snapshot().verdict(&flow).verdict, verdict);
+        for change in changes {
+            let delta = engine.apply_batch(read(change));
+            kernel.update(engine.snapshot(), &delta);
+            assert_eq!(engine.snapshot().verdict(&flow).verdict, verdict, "{change}");
+        }
+        assert!(kernel.tally.packets > 0 && kernel.tally.transactions >= changes.len());
+        waits += kernel.tally.waits;
+    }
+    waits
+}
+
+const CLIENT: &str = "10.0.0.2";
+const PEER: &str = "10.0.1.1";
+
+#[test]
+fn no_packet_under_way_misses_a_peer_that_changes_its_label() {
+    let peer = |labels| pod("peer", labels, PEER).replace("n1", "n2");
+    for (one, other) in [(", one: is", ", two: is"), (", two: is", ", one: is")] {
+        let objects = [server(""), peer(one)];
+        assert!(waits(PEER, &objects, &[peer(other)], Verdict::Allow) > 0);
+        // The same in two changes.
+        let both = peer(", one: is, two: is");
+        assert!(waits(PEER, &objects, &[both, peer(other)], Verdict::Allow) > 0);
+    }
+}
+
+#[test]
+fn no_packet_under_way_leaves_before_a_change_and_comes_in_behind_the_next() {
+    let objects = [server(", friend: is"), client("")];
+    let changes = [server(""), client(", one: is")];
+    assert!(waits(CLIENT, &objects, &changes, Verdict::Deny) > 0);
+    // The destination's side may open by another policy, too.
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: in, namespace: default}, \
+                  spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}}\n---\n";
+    assert!(waits(CLIENT, &objects, &[server(""), policy.into()], Verdict::Deny) > 0);
+}
+
+/// A tier that denies one end with the label of a direction.
+fn tier(direction: &str, end: &str) -> String {
+    format!(
+        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {direction}}}, \
+         spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, \
+         {direction}: [{{action: Deny, {end}: [{{pods: {{podSelector: {{matchLabels: {{{direction}: is}}}}, namespaceSelector: {{}}}}}}]}}]}}}}\n---\n"
+    )
+}
+
+#[test]
+fn no_packet_under_way_slips_between_two_changes_where_order_decides() {
+    let tiers = [tier("egress", "to"), tier("ingress", "from")];
+    let peer = |labels| pod("peer", labels, PEER);
+    let objects = [tiers.concat(), server(""), peer(", one: is, ingress: is")];
+    let changes = [server(", egress: is"), peer(", one: is")];
+    assert!(waits(PEER, &objects, &changes, Verdict::Deny) > 0);
+}
+
+#[test]
+fn a_pod_that_comes_and_may_not_send_never_sends_to_who_admits_it() {
+    let objects = [server("")];
+    assert!(waits(CLIENT, &objects, &[client(", two: is")], Verdict::Deny) > 0);
+}
+
+#[test]
+fn a_single_peer_that_comes_or_goes_waits_for_nothing() {
+    let peer = |labels| pod("peer", labels, PEER).replace("n1", "n2");
+    let other = |labels| pod("other", labels, "10.0.1.2").replace("n1", "n2");
+    let objects = [server(""), client(""), peer(", two: is"), other("")];
+    let mut changes = Vec::new();
+    for _ in 0..4 {
+        let more = [other(", one: is"), other(""), other(", friend: is"), other("")];
+        changes.extend(more);
+    }
+    assert_eq!(waits(PEER, &objects, &changes, Verdict::Allow), 0);
+}
+
+#[test]
+fn no_packet_under_way_meets_what_is_of_one_pod_with_the_rules_of_two() {
+    let deny = tier("ingress", "from");
+    // The address of one pod goes over to another that has one already, and may not send to itself.
+    let moved = server("").replace("10.0.0.1", "10.0.0.9");
+    let both = pod("both", ", ingress: is", "10.0.0.2}, {ip: 10.0.0.1")
+        .replace("app: both", "app: server");
+    let objects = [deny, server("")];
+    assert!(waits(CLIENT, &objects, &[[moved, both].concat()], Verdict::Deny) > 0);
+}
