@@ -101,7 +101,7 @@ impl Watch {
                 tokio::select! {
                     _ = cut.changed() => return,
                     () = sender.closed() => return,
-                    () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                    () = sleep(Duration::from_millis(5)) => {}
                 }
             }
             changed.borrow_and_update();
@@ -112,7 +112,7 @@ impl Watch {
                     let half = line.split_at(line.len() / 2).0.to_owned();
                     let _ = send(&sender, &half).await;
                     // The half has to be on its way before the connection goes.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    sleep(Duration::from_millis(20)).await;
                     let _ = sender.send(Err(io::ErrorKind::ConnectionReset.into())).await;
                     return;
                 }
