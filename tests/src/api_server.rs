@@ -87,7 +87,7 @@ pub enum Fault {
     Cut,
     /// Bodies arrive byte by byte, with this pause.
     Drip(Duration),
-    /// A watch is told at once, inside its stream, that its version is too old.
+    /// A watch is told a moment after it was opened, inside its stream, that its version is too old.
     Expired,
     /// Every request is forbidden, as it is before access rules are loaded.
     Forbidden,

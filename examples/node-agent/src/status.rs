@@ -72,3 +72,25 @@ impl Status {
         complaints
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::{LATE, STUCK, Shared};
+
+    #[test]
+    fn a_loop_that_no_longer_turns_is_not_alive_and_a_change_that_waits_is_complained_about() {
+        let shared = Shared::new();
+        let mut status = shared.status();
+        status.is_synced = true;
+        assert!(status.is_alive() && status.complaints().is_empty());
+        let Some(long_ago) = Instant::now().checked_sub(STUCK) else { return };
+        status.beat = long_ago;
+        assert!(!status.is_alive());
+        status.oldest = Instant::now().checked_sub(LATE / 2);
+        assert!(status.complaints().is_empty());
+        status.oldest = Some(long_ago);
+        assert_eq!(status.complaints(), ["a change waits since 90 s"]);
+    }
+}

@@ -103,3 +103,34 @@ pub(super) fn escaped(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use kube::client::Body;
+
+    use super::Lines;
+    use crate::watch::Failure;
+
+    #[test]
+    fn a_stream_that_ends_within_a_line_was_cut_off() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(cut_off());
+    }
+
+    async fn cut_off() {
+        let lines = |text: &'static str| {
+            let body = Body::from(text.as_bytes().to_vec());
+            Lines::new(body, Duration::from_secs(1))
+        };
+        let mut whole = lines("{\"a\":1}\n{}\n\n");
+        assert_eq!(whole.next().await.unwrap().unwrap(), b"{\"a\":1}\n");
+        assert_eq!(whole.next().await.unwrap().unwrap(), b"{}\n");
+        assert_eq!(whole.next().await.unwrap().unwrap(), b"\n");
+        assert_eq!(whole.next().await.unwrap(), None);
+        let mut cut = lines("{}\n{\"a\"");
+        assert_eq!(cut.next().await.unwrap().unwrap(), b"{}\n");
+        assert!(matches!(cut.next().await, Err(Failure::CutOff)));
+    }
+}

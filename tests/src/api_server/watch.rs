@@ -7,7 +7,7 @@ use std::io;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::query::Query;
 use super::resource::Resource;
@@ -82,6 +82,8 @@ impl Watch {
         let mut changed = shared.changed.subscribe();
         let mut cut = shared.cut.subscribe();
         if shared.fault() == Some(Fault::Expired) {
+            // Not with the head of the answer, which alone is no progress.
+            sleep(Duration::from_millis(20)).await;
             let _ = send(&sender, &error(&Status::expired(self.cursor, u64::MAX))).await;
             return;
         }
@@ -99,7 +101,7 @@ impl Watch {
                 tokio::select! {
                     _ = cut.changed() => return,
                     () = sender.closed() => return,
-                    () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                    () = sleep(Duration::from_millis(5)) => {}
                 }
             }
             changed.borrow_and_update();
@@ -110,7 +112,7 @@ impl Watch {
                     let half = line.split_at(line.len() / 2).0.to_owned();
                     let _ = send(&sender, &half).await;
                     // The half has to be on its way before the connection goes.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    sleep(Duration::from_millis(20)).await;
                     let _ = sender.send(Err(io::ErrorKind::ConnectionReset.into())).await;
                     return;
                 }

@@ -33,6 +33,14 @@ pub(crate) fn thousand_policies(backend: Backend) {
     }
     let report = fleet.until_right("a thousand", &flows);
     assert!(report.denied > 0 && report.denied < report.asked);
+    // Each of them has a part in what the kernel counts, alone or with others.
+    let node = fleet.agents.iter().position(|agent| agent.node == "node-a").unwrap();
+    let metrics = fleet.until_says(node, "/metrics", "netpol_agent_policy_packets_total{");
+    let missing = (0..POLICIES).filter(|number| {
+        let name = format!("NetworkPolicy x/many-{number}");
+        ![",", "\""].iter().any(|end| metrics.contains(&format!("{name}{end}")))
+    });
+    assert_eq!(missing.collect::<Vec<_>>(), [0_u16; 0]);
     // And gone again as fast.
     fleet.reset(&base);
     fleet.until_right("none", &flows);
@@ -130,6 +138,8 @@ pub(crate) fn storm(backend: Backend) {
             fleet.is_right("in the storm", &calm);
         }
     }
+    // One of those that are admitted goes for good.
+    fleet.delete_pod(&stormy[3]);
     let all: Vec<Flow> = base
         .pods
         .keys()
