@@ -1,14 +1,16 @@
 //! Makes the kernel's sets and chains equal to the program: make before break.
 //!
 //! 1. New sets are created and filled under names that nothing refers to yet.
-//! 2. For each family one `restore` replaces every chain that changes, and takes out those that are no longer wanted. The
-//!    kernel switches from all old rules to all new rules at once, on both variants; and because a set whose members change
-//!    has another name in the new rules, no decision ever depends on two sets that change together.
+//! 2. For each family one text for `restore` replaces every chain that changes, and takes out those that are no longer
+//!    wanted. The kernel switches from all old rules to all new rules at once, on both variants; and because a set whose
+//!    members change has another name in the new rules, no decision ever depends on two sets that change together.
+//!    Packets under the old rules are waited for.
 //! 3. The old sets are destroyed.
 //!
 //! If the second family fails, the first is led back. Changes that are safe in single steps ([`change`]) touch members only.
 
 mod change;
+mod garbage;
 mod hearing;
 mod held;
 mod next;
@@ -17,12 +19,13 @@ mod process;
 mod report;
 mod rules;
 mod sets;
+mod standby;
 #[cfg(all(test, feature = "kernel-tests"))]
 mod tests;
 mod variant;
 
 use alloc::borrow::ToOwned as _;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -38,8 +41,8 @@ use netpol_core::ir::{Family, Ruleset};
 
 use crate::lower::role::Role;
 use crate::lower::{Layout, Memory};
-use crate::netlink::{Commands, Ipset, Kind, Log, grace};
-use crate::restore::{Elements, Name, PREFIX};
+use crate::netlink::{Commands, Ipset, Kind, Log, freed, grace};
+use crate::restore::{Name, PREFIX};
 use crate::{Iptables, OwnAddress};
 use change::{Op, Plan};
 use hearing::Hearing;
@@ -47,6 +50,7 @@ use held::{Fill, Held};
 use next::Next;
 use observe::{Observed, Wanted};
 use rules::Chains;
+use standby::Standby;
 
 pub use variant::Variant;
 
@@ -85,6 +89,8 @@ struct Home {
     /// Which one.
     namespace: (u64, u64),
     variant: Variant,
+    /// Who change the rules, for each family.
+    standby: [Standby; 2],
     patience: Patience,
     /// Whether the other variant was found free of ours.
     alone: bool,
@@ -135,11 +141,7 @@ impl IptablesDataplane {
         let namespace = namespace()?;
         let home = match self.home.take().filter(|home| home.namespace == namespace) {
             Some(home) => home,
-            None => {
-                let mut home = Home::open(namespace, self.variant, &mut self.options)?;
-                home.patience = self.patience;
-                home
-            }
+            None => Home::open(namespace, self.variant, &mut self.options, self.patience)?,
         };
         Ok(self.home.insert(home))
     }
@@ -178,6 +180,7 @@ impl Dataplane for IptablesDataplane {
         self.sync_with(ruleset)?;
         if let Some(home) = &mut self.home {
             home.hearing.looks(home.variant, &home.ipset);
+            home.stand_by();
         }
         Ok(())
     }
@@ -191,6 +194,7 @@ impl Dataplane for IptablesDataplane {
             if let Ok(Some(held)) = home.update(options, held, ruleset, delta) {
                 home.held = Some(held);
                 home.hearing.wrote(home.variant);
+                home.stand_by();
                 return Ok(Updated::ByDelta);
             }
         }
@@ -214,7 +218,9 @@ impl Dataplane for IptablesDataplane {
     }
 
     fn may_have_drifted(&mut self) -> Result<bool, SyncError> {
-        let Home { variant, ipset, hearing, held, .. } = self.home()?;
+        let home = self.home()?;
+        home.sweep_up(1)?;
+        let Home { variant, ipset, hearing, held, .. } = home;
         Ok(held.is_none() || hearing.may_have_drifted(*variant, ipset)?)
     }
 
@@ -263,6 +269,7 @@ impl Home {
         namespace: (u64, u64),
         variant: Option<Variant>,
         options: &mut Iptables,
+        patience: Patience,
     ) -> Result<Self, SyncError> {
         let variant = match variant {
             Some(variant) => variant,
@@ -272,10 +279,10 @@ impl Home {
         options.merged = options.merged && ipset.has(Kind::AddressPort);
         let log = None;
         let garbage = BTreeSet::new();
-        let patience = Patience::default();
         Ok(Self {
             namespace,
             variant,
+            standby: FAMILIES.map(|family| Standby::new(variant, family, patience)),
             patience,
             alone: false,
             ipset,
@@ -336,7 +343,7 @@ impl Home {
     }
 
     /// Switches the chains of both families, or of none.
-    fn switch(&self, there: &[Chains; 2], wanted: &[Chains; 2]) -> Result<(), SyncError> {
+    fn switch(&mut self, there: &[Chains; 2], wanted: &[Chains; 2]) -> Result<(), SyncError> {
         let [v4, v6] = there;
         let [new_v4, new_v6] = wanted;
         let [of_v4, of_v6] = [(v4, new_v4), (v6, new_v6)];
@@ -346,25 +353,45 @@ impl Home {
     }
 
     /// Has both families changed by a text each, or neither: the way there, or the way back.
+    ///
+    /// When it returns, no packet is under the rules from before any more: what comes after relies on that.
     fn change_both(
-        &self,
-        there: impl Fn(Family) -> Option<String> + Sync,
+        &mut self,
+        there: impl Fn(Family) -> Option<String>,
         back: impl Fn(Family) -> Option<String>,
     ) -> Result<(), SyncError> {
-        let change = |family, text: Option<String>| match text {
-            Some(text) => rules::restore(self.variant, family, &text, self.patience),
-            None => Ok(()),
-        };
-        let done = both(|family| change(family, there(family)));
+        let texts = FAMILIES.map(there);
+        if texts.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let done = standby::change(&mut self.standby, &texts);
         if done.iter().any(Result::is_err) {
-            for (family, done) in FAMILIES.into_iter().zip(&done) {
-                if done.is_ok() {
+            for ((standby, done), family) in self.standby.iter_mut().zip(&done).zip(FAMILIES) {
+                if let (Ok(()), Some(text)) = (done, back(family)) {
                     // What failed is told; where leading back fails too, the next sync repairs it.
-                    let _ = change(family, back(family));
+                    let _ = standby.change(&text);
                 }
             }
         }
+        match self.variant {
+            // The kernel itself waits for them before the command goes on.
+            Variant::Legacy => {}
+            Variant::Nft => {
+                packets_leave();
+                freed();
+            }
+        }
         done.into_iter().collect()
+    }
+
+    /// Has somebody wait for the next change of the rules, where there are any.
+    fn stand_by(&mut self) {
+        let Some(held) = &self.held else { return };
+        for (standby, filter) in self.standby.iter_mut().zip(&held.layout.filters) {
+            if !filter.chains.is_empty() {
+                standby.prepare();
+            }
+        }
     }
 
     /// Carries out a delta; `None` where a sync must.
@@ -416,10 +443,7 @@ impl Home {
                 }
                 Op::Grace => {
                     sets::run(&self.ipset, core::mem::take(&mut commands))?;
-                    if !grace() {
-                        // Longer than any packet is under way.
-                        thread::sleep(Duration::from_millis(20));
-                    }
+                    packets_leave();
                 }
             }
         }
@@ -473,31 +497,26 @@ impl Home {
         self.garbage.extend(stale.map(|name| name.as_ref().to_owned()));
         let held = Held::new(layout, ruleset, fills);
         settle(&self.ipset, &held, changed)?;
-        let names = core::mem::take(&mut self.garbage).into_iter().collect();
-        self.garbage = sets::destroy(&self.ipset, names, 1)?.into_iter().collect();
+        self.sweep_up(2)?;
         Ok(held)
     }
 
-    /// Makes sure that no garbage has a name that is wanted again.
-    fn sweep(&mut self, wanted: &BTreeMap<Name, Elements>) -> Result<(), SyncError> {
-        let again = self.garbage.iter().filter(|name| wanted.contains_key(name.as_str()));
-        let again: Vec<String> = again.cloned().collect();
-        let left = sets::destroy(&self.ipset, again.clone(), sets::SOON)?;
-        self.garbage.retain(|name| !again.contains(name) || left.contains(name));
-        match left.first() {
-            None => Ok(()),
-            Some(name) => Err(SyncError::refused(format!("set {name}"), "it is still in use")),
-        }
-    }
-
     /// Leads the chains of both families to other rules, or of none.
-    fn restore(&self, from: &Layout, to: &Layout) -> Result<(), SyncError> {
+    fn restore(&mut self, from: &Layout, to: &Layout) -> Result<(), SyncError> {
         let [v4, v6] = &from.filters;
         let [new_v4, new_v6] = &to.filters;
         let [of_v4, of_v6] = [(v4, new_v4), (v6, new_v6)];
         let of = |family| if family == Family::V4 { of_v4 } else { of_v6 };
         let there = |family| rules::difference(of(family).0, of(family).1);
         self.change_both(there, |family| rules::difference(of(family).1, of(family).0))
+    }
+}
+
+/// Waits until packets that are on their way have come through.
+fn packets_leave() {
+    if !grace() {
+        // Longer than any packet is under way.
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

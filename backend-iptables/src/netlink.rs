@@ -9,7 +9,7 @@ mod log;
 mod message;
 mod socket;
 
-pub(crate) use generation::generation;
+pub(crate) use generation::{freed, generation};
 pub(crate) use ipset::{Commands, Failure, Ipset, Kind, Listed, Refusal};
 pub(crate) use log::{Log, Packet};
 pub(crate) use socket::{Socket, grace, legacy_table};

@@ -55,6 +55,13 @@ impl Hearing {
         (self.rules, self.sets) = (self.rules(variant).ok(), None);
     }
 
+    /// We have destroyed sets that were of no use any more.
+    pub(super) fn destroyed<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        for name in names {
+            self.sets.as_mut().and_then(|sets| sets.remove(name));
+        }
+    }
+
     pub(super) fn may_have_drifted(
         &mut self,
         variant: Variant,

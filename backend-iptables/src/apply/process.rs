@@ -1,6 +1,7 @@
 //! Child processes: the only place that changes rules.
 
 mod child;
+mod standing;
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;
@@ -10,6 +11,8 @@ use core::fmt;
 use std::io;
 
 use netpol_core::backend::SyncError;
+
+pub(super) use standing::{Standing, Told};
 
 /// What a program said before it failed.
 #[derive(Debug)]
@@ -35,11 +38,12 @@ pub(super) fn run(
     if output.is_success {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(refusal(object, said))
+    Err(refusal(object, &output.stderr))
 }
 
-fn refusal(object: &str, said: String) -> SyncError {
+/// What a program's complaints mean.
+pub(super) fn refusal(object: &str, complaints: &[u8]) -> SyncError {
+    let said = String::from_utf8_lossy(complaints).into_owned();
     if said.contains("Operation not permitted") || said.contains("you must be root") {
         return SyncError::Missing {
             what: "the privilege to change the packet filter".to_owned(),

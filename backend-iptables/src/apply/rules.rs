@@ -240,9 +240,18 @@ pub(super) fn restore(
     Patience(seconds): Patience,
 ) -> Result<(), SyncError> {
     let seconds = seconds.to_string();
-    let program = format!("{}-{variant}-restore", program_prefix(family));
-    let object = format!("the chains `{PREFIX}*` of {program}");
-    process::run(&program, &["--noflush", "--wait", &seconds], text, &object).map(drop)
+    let program = program(variant, family);
+    process::run(&program, &["--noflush", "--wait", &seconds], text, &chains_of(&program)).map(drop)
+}
+
+/// Returns the restore command.
+pub(super) fn program(variant: Variant, family: Family) -> String {
+    format!("{}-{variant}-restore", program_prefix(family))
+}
+
+/// Returns what of ours it changes.
+pub(super) fn chains_of(program: &str) -> String {
+    format!("the chains `{PREFIX}*` of {program}")
 }
 
 /// Returns whether the kernel compares addresses in BPF: a chain that does is loaded, and taken out again.

@@ -7,15 +7,17 @@ use std::time::Instant;
 
 use netpol_conformance::events::puts;
 use netpol_conformance::workload::{self, MEDIUM, MINIMAL, Profile};
-use netpol_core::backend::{Dataplane as _, SyncError, Updated};
+use netpol_core::backend::{Backend as _, Dataplane as _, SyncError, Updated};
 use netpol_core::compile::Options;
 use netpol_core::engine::{Delta, Engine, Event};
 use netpol_core::ir::{Ruleset, Scope};
 use netpol_core::model::{Cluster, Pod};
 
-use super::{Established, FAMILIES, IptablesDataplane, Variant};
+use super::standby::Standby;
+use super::{Established, FAMILIES, IptablesDataplane, Variant, sets};
 use crate::Iptables;
 use crate::lower::role::Role;
+use crate::restore::Name;
 
 /// Runs a test in network and mount namespaces of its own, with a lock of its own, for each variant.
 fn in_namespace(test: fn(Variant)) {
@@ -192,6 +194,134 @@ fn a_lock_that_others_hold_is_waited_for_and_then_named() {
         drop(lock);
         dataplane.sync(engine.snapshot()).unwrap();
         assert_eq!(dataplane.verify(engine.snapshot()).unwrap(), []);
+    });
+}
+
+/// Changes what is asked of the node's pods in turns, so that rules are switched; calls after each.
+fn switch(
+    cluster: &Cluster,
+    engine: &mut Engine,
+    dataplane: &mut IptablesDataplane,
+    mut each: impl FnMut(&mut IptablesDataplane, &Ruleset, Updated),
+) {
+    let policies: Vec<_> = cluster.network_policies.values().cloned().collect();
+    let mut changes = 0;
+    for policy in policies {
+        let gone = Event::DeleteNetworkPolicy(policy.meta.object.clone());
+        for event in [gone, Event::PutNetworkPolicy(policy)] {
+            let delta = engine.apply(event);
+            if delta.create.is_empty() && delta.delete.is_empty() {
+                continue;
+            }
+            let how = dataplane.update(engine.snapshot(), &delta).unwrap();
+            each(dataplane, engine.snapshot(), how);
+            changes += 1;
+        }
+    }
+    assert!(changes > 3, "{changes} changes");
+}
+
+fn waiting(dataplane: &IptablesDataplane) -> Vec<i32> {
+    let home = dataplane.home.as_ref().unwrap();
+    home.standby.iter().filter_map(Standby::waits).collect()
+}
+
+#[test]
+fn the_commands_that_wait_are_used_hold_no_lock_and_end_with_the_dataplane() {
+    in_namespace(|variant| {
+        let (cluster, mut engine) = small(60, MINIMAL);
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        dataplane.sync(engine.snapshot()).unwrap();
+        let first = waiting(&dataplane);
+        assert!(!first.is_empty());
+        switch(&cluster, &mut engine, &mut dataplane, |dataplane, ruleset, how| {
+            assert_eq!((how, waiting(dataplane)), (Updated::ByDelta, first.clone()));
+            // A lock that nobody else can have, for this is a file system of our own.
+            let lock = std::fs::File::options().append(true).create(true).open("/run/xtables.lock");
+            let lock = lock.unwrap();
+            #[expect(
+                unsafe_code,
+                reason = "the standard library of this version locks in another way"
+            )]
+            // SAFETY: no pointers.
+            let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+            assert_eq!(locked, 0);
+            drop(lock);
+            assert_eq!(dataplane.verify(ruleset).unwrap(), []);
+        });
+        dataplane.remove().unwrap();
+        let runs = |id: &&i32| std::path::Path::new(&format!("/proc/{id}")).exists();
+        assert_eq!(first.iter().filter(runs).count(), 0);
+    });
+}
+
+#[test]
+fn a_command_that_is_killed_while_it_waits_is_replaced() {
+    in_namespace(|variant| {
+        let (cluster, mut engine) = small(60, MINIMAL);
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        dataplane.sync(engine.snapshot()).unwrap();
+        let (mut killed, mut rounds) = (0, 0);
+        switch(&cluster, &mut engine, &mut dataplane, |dataplane, ruleset, how| {
+            // One that is about to end may still be told something: what became of that is looked up.
+            assert!(how == Updated::ByDelta || rounds % 2 == 1, "{rounds}");
+            assert_eq!(dataplane.verify(ruleset).unwrap(), []);
+            rounds += 1;
+            for id in waiting(dataplane) {
+                // SAFETY: no pointers; a child of ours that was not waited for.
+                #[expect(unsafe_code, reason = "there is no safe way to send a signal")]
+                let done = unsafe { libc::kill(id, libc::SIGKILL) };
+                assert_eq!(done, 0);
+                killed += 1;
+                let state = || std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+                while rounds % 2 == 0 && !state().contains(") Z ") {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        assert!(killed > 3);
+    });
+}
+
+#[test]
+fn what_the_kernel_has_not_let_go_of_at_once_is_destroyed_later_and_is_no_drift() {
+    in_namespace(|variant| {
+        let (cluster, mut engine) = small(60, MINIMAL);
+        let mut dataplane = IptablesDataplane::with_variant(variant);
+        dataplane.sync(engine.snapshot()).unwrap();
+        let until_clean = |dataplane: &mut IptablesDataplane| {
+            let began = Instant::now();
+            while !dataplane.home.as_ref().unwrap().garbage.is_empty() {
+                assert!(!dataplane.may_have_drifted().unwrap());
+                assert!(began.elapsed().as_secs() < 10);
+            }
+            assert!(!dataplane.may_have_drifted().unwrap());
+        };
+        switch(&cluster, &mut engine, &mut dataplane, |dataplane, ruleset, _| {
+            until_clean(dataplane);
+            let wanted = Iptables::default().lower(ruleset).unwrap().sets().iter().len();
+            let there = super::ours(&dataplane.home.as_ref().unwrap().ipset).unwrap();
+            assert_eq!(there.len(), wanted, "{there:?}");
+        });
+        // A rule of somebody else keeps a set that is of no use to us any more.
+        let restore = |text: &str| {
+            super::rules::restore(variant, FAMILIES[0], text, super::Patience(5)).unwrap();
+        };
+        let home = dataplane.home.as_mut().unwrap();
+        let used = Iptables::default().lower(engine.snapshot()).unwrap();
+        let (name, elements) = used.sets().iter().next().unwrap();
+        let stale: Name = format!("{name}x").into();
+        sets::create(&home.ipset, [(&stale, elements)]).unwrap();
+        let rule = format!("-A OTHERS -m set --match-set {stale} src -j DROP");
+        restore(&format!("*filter\n:OTHERS - [0:0]\n{rule}\nCOMMIT\n"));
+        home.garbage.insert(stale.to_string());
+        dataplane.sync_with(engine.snapshot()).unwrap();
+        assert_eq!(dataplane.verify(engine.snapshot()).unwrap(), []);
+        assert!(!dataplane.may_have_drifted().unwrap());
+        assert!(dataplane.home.as_ref().unwrap().garbage.contains(stale.as_ref()));
+        restore("*filter\n-F OTHERS\n-X OTHERS\nCOMMIT\n");
+        assert_eq!(dataplane.verify(engine.snapshot()).unwrap(), []);
+        until_clean(&mut dataplane);
     });
 }
 

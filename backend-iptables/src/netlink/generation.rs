@@ -21,3 +21,12 @@ pub(crate) fn generation(socket: &Socket) -> io::Result<u32> {
     let id = answer.and_then(|message| message.attributes().number(ID));
     id.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
+
+/// Has nf_tables free what was deleted from it, which it does in its own time, and with it the sets that this used: when a
+/// socket to it is closed, the kernel waits for that. One that does not frees it soon after.
+pub(crate) fn freed() {
+    if let Ok(socket) = Socket::open() {
+        // Only a socket that was used is closed in that way.
+        let _ = generation(&socket);
+    }
+}

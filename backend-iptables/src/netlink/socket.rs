@@ -1,4 +1,4 @@
-//! What the standard library has no form of: the netlink socket. With the start of children the only place with `unsafe`.
+//! What the standard library has no form of: the netlink socket. With child processes the only place with `unsafe`.
 #![expect(unsafe_code, reason = "the standard library has no netlink sockets")]
 
 use alloc::vec::Vec;

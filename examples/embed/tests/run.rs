@@ -46,3 +46,46 @@ fn kubernetes_says_when_a_pod_becomes_isolated() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[cfg(feature = "kernel-tests")]
+#[test]
+fn own_source_enforces_what_it_was_told() {
+    use std::time::Instant;
+
+    use netpol_conformance::netlab::{
+        End, Lab, Observation, Plan, PlannedNode, PlannedPod, Probe, Traffic, kernel_test,
+    };
+    use netpol_core::model::ObjectRef;
+
+    kernel_test(|| {
+        let node = PlannedNode { name: "n".into(), addresses: vec![[192, 0, 2, 1].into()] };
+        let pods = [("web", 1), ("db", 2)].map(|(name, last)| PlannedPod {
+            pod: ObjectRef::new("default", name),
+            node: "n".into(),
+            addresses: vec![[10, 0, 0, last].into()],
+        });
+        let plan = Plan { nodes: vec![node], pods: pods.into(), ..Plan::default() };
+        let lab = Lab::build(&plan).unwrap();
+        let start = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_own-source"));
+            command.stdin(Stdio::piped()).spawn()
+        };
+        let mut child = lab.in_node("n", start).unwrap().unwrap();
+        let mut lines = child.stdin.take().unwrap();
+        let probes = [5432, 5433].map(|port: u16| Probe {
+            from: End::Pod(ObjectRef::new("default", "web")),
+            to: [10, 0, 0, 2].into(),
+            traffic: Traffic::Tcp(port.try_into().unwrap()),
+        });
+        let passed = Observation::Passed;
+        assert_eq!(lab.probe(&probes).unwrap(), [passed, passed]);
+        let text = b"pod web 10.0.0.1\npod db 10.0.0.2\nallow web db 5432\napply\n";
+        lines.write_all(text).unwrap();
+        let began = Instant::now();
+        while lab.probe(&probes).unwrap() != [passed, Observation::TimedOut] {
+            assert!(began.elapsed().as_secs() < 30, "{:?}", lab.probe(&probes));
+        }
+        drop(lines);
+        assert!(child.wait().unwrap().success());
+    });
+}

@@ -1,9 +1,11 @@
 //! The backends by name. Nothing else here knows which there are.
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use netpol_core::backend::{Backend as _, Dataplane, LowerError};
+use netpol_core::compile::{Options, compile};
 use netpol_core::ir::Ruleset;
-use netpol_ebpf::{Ebpf, EbpfDataplane};
+use netpol_core::model::Cluster;
+use netpol_ebpf::{Ebpf, EbpfDataplane, Kernel, Loaded};
 use netpol_iptables::{Iptables, IptablesDataplane};
 use netpol_nft::{Nft, NftDataplane, NftOptions, Ownership};
 
@@ -50,7 +52,7 @@ impl Printer {
 /// Chooses a backend and opens it; nothing is touched.
 pub(crate) fn open(args: &DataplaneArgs) -> anyhow::Result<(Chosen, Box<dyn Dataplane>)> {
     let chosen = match args.backend {
-        BackendName::Auto => first_that_works()?,
+        BackendName::Auto => first_that_works(args)?,
         BackendName::Ebpf => Chosen::Ebpf,
         BackendName::Iptables => Chosen::Iptables,
         BackendName::Nft => Chosen::Nft,
@@ -104,28 +106,56 @@ fn nft(args: &DataplaneArgs) -> NftOptions {
     options
 }
 
-/// Asks the kernel, in the order of preference, and says why not.
-fn first_that_works() -> anyhow::Result<Chosen> {
+/// Tries each backend, in the order of preference, on nothing: to look at what is there takes what it takes to change it,
+/// and what is loaded into no hook touches no packet.
+fn first_that_works(args: &DataplaneArgs) -> anyhow::Result<Chosen> {
+    let nothing = compile(&Cluster::default(), &Options::default()).ruleset;
+    first_of([Chosen::Nft, Chosen::Ebpf, Chosen::Iptables], |chosen| match chosen {
+        Chosen::Ebpf => {
+            Ok(Loaded::load(&Kernel::probe()?, &Ebpf::default().lower(&nothing)?).map(drop)?)
+        }
+        Chosen::Iptables | Chosen::Nft => Ok(of(chosen, args)?.verify(&nothing).map(drop)?),
+    })
+}
+
+fn first_of(
+    candidates: [Chosen; 3],
+    works: impl Fn(Chosen) -> anyhow::Result<()>,
+) -> anyhow::Result<Chosen> {
     let mut reasons = Vec::new();
-    match NftDataplane::new().generation() {
-        Ok(_) => return Ok(Chosen::Nft),
-        Err(error) => reasons.push(format!("nft: {:#}", anyhow::Error::from(error))),
-    }
-    match netpol_ebpf::Kernel::probe() {
-        Ok(_) => return Ok(Chosen::Ebpf),
-        Err(error) => reasons.push(format!("ebpf: {:#}", anyhow::Error::from(error))),
-    }
-    let works = |program: &str| std::process::Command::new(program).arg("--version").output();
-    match works("iptables").and_then(|_| works("ipset")) {
-        Ok(_) => {
-            for reason in &reasons {
-                tracing::warn!(%reason, "falling back to iptables");
+    for chosen in candidates {
+        match works(chosen) {
+            Ok(()) => {
+                for reason in &reasons {
+                    tracing::warn!(%reason, "falling back to {}", chosen.name());
+                }
+                return Ok(chosen);
             }
-            Ok(Chosen::Iptables)
+            Err(error) => reasons.push(format!("{}: {error:#}", chosen.name())),
         }
-        Err(error) => {
-            reasons.push(format!("iptables: {error}"));
-            Err(anyhow::anyhow!(reasons.join("; "))).context("no backend works here")
-        }
+    }
+    bail!("no backend works here: {}", reasons.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::ensure;
+
+    use super::{Chosen, first_of};
+
+    #[test]
+    fn the_first_that_works_is_chosen_and_without_any_every_reason_is_told() {
+        let (nft, ebpf, iptables) = (Chosen::Nft, Chosen::Ebpf, Chosen::Iptables);
+        let first = |working: &[Chosen]| {
+            first_of([nft, ebpf, iptables], |chosen| {
+                ensure!(working.contains(&chosen), "not here");
+                Ok(())
+            })
+        };
+        assert_eq!(first(&[iptables, nft]).unwrap(), nft);
+        assert_eq!(first(&[iptables, ebpf]).unwrap(), ebpf);
+        assert_eq!(first(&[iptables]).unwrap(), iptables);
+        let told = "no backend works here: nft: not here; ebpf: not here; iptables: not here";
+        assert_eq!(first(&[]).unwrap_err().to_string(), told);
     }
 }

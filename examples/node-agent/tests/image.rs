@@ -114,6 +114,32 @@ fn alone_in_its_root_it_starts_lists_and_says_what_it_would_enforce() {
     assert!(program.contains("table inet netpol") && program.contains("10.0.0.2"), "{program}");
 }
 
+/// What of the first stage can be looked at without the image it begins with: it does what the gate does.
+#[test]
+fn the_first_stage_builds_with_the_script_that_the_gate_runs() {
+    let text = include_str!("../Dockerfile").replace("\\\n", "");
+    let stages: Vec<&str> = text.split("\nFROM ").collect();
+    assert_eq!(stages.len(), 3, "a comment and two stages");
+    let (first, last) = (stages[1], stages[2]);
+    let target = "rustup target add \"$(uname -m)-unknown-linux-musl\"";
+    let built = "$(examples/node-agent/build-static --release)";
+    for part in ["rust:1-", " AS build\n", "musl-tools", target, "COPY . .\n", built] {
+        assert!(first.contains(part), "{part}\n{first}");
+    }
+    assert!(last.contains("COPY --from=build /netpol-agent /netpol-agent"), "{last}");
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let gate = fs::read_to_string(root.join("tests/run")).unwrap();
+    assert!(
+        gate.contains("=$(examples/node-agent/build-static)") && gate.contains(target),
+        "{gate}"
+    );
+    let script = fs::metadata(root.join("examples/node-agent/build-static")).unwrap();
+    assert_eq!(script.permissions().mode() & 0o111, 0o111);
+    // What is built here before is not sent along.
+    let ignored = fs::read_to_string(root.join(".dockerignore")).unwrap();
+    assert!(ignored.lines().any(|line| line == "target"), "{ignored}");
+}
+
 /// The last stage of the `Dockerfile`, with the file that was built already for the stage before it, which needs an image
 /// from a registry.
 #[test]

@@ -114,6 +114,17 @@ pub struct LabelSelector {
     pub position: Position,
 }
 
+impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for LabelSelector {
+    /// Returns the selector with these `matchLabels`.
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self {
+            match_labels: Field::Given(Labels::from_iter(pairs).0),
+            match_expressions: Field::Absent,
+            position: Position::default(),
+        }
+    }
+}
+
 impl LabelSelector {
     /// Returns whether `labels` satisfy the selector.
     #[must_use]

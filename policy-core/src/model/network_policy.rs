@@ -103,6 +103,12 @@ pub enum PeerKind<'a> {
 }
 
 impl NetworkPolicyPeer {
+    /// Returns the peer that means these pods of the policy's own namespace (NP-050).
+    #[must_use]
+    pub fn pods(selector: LabelSelector) -> Self {
+        Self { pod_selector: Field::Given(selector), ..Self::default() }
+    }
+
     /// Returns what the peer means; an `ipBlock` beside a selector is [`PeerKind::Unknown`] (NP-056).
     #[must_use]
     pub const fn kind(&self) -> PeerKind<'_> {

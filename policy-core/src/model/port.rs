@@ -130,3 +130,15 @@ pub struct PolicyPort {
     /// Where it was written.
     pub position: Position,
 }
+
+impl PolicyPort {
+    /// Returns the entry for one TCP port.
+    #[must_use]
+    pub fn tcp(port: NonZeroU16) -> Self {
+        Self {
+            protocol: Field::Given(Protocol::Tcp),
+            port: Field::Given(PolicyPortNumber::Number(port)),
+            position: Position::default(),
+        }
+    }
+}

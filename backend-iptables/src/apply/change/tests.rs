@@ -92,7 +92,7 @@ impl Kernel {
                 self.held = Held::new(next.layout, after, next.fills);
             }
         }
-        // The programs that switch rules end when no packet is under the old ones any more.
+        // A switch of rules is over when no packet is under the old ones any more.
         self.seen = vec![self.there.sets.clone()];
         self.steps(&last, &fixed, delta);
         self.held.addresses = Held::new(self.held.layout.clone(), after, BTreeMap::new()).addresses;

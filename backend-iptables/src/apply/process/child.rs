@@ -36,16 +36,16 @@ struct Start {
 }
 
 /// A child that must be waited for.
-struct Child(libc::pid_t);
+#[derive(Debug)]
+pub(super) struct Child(libc::pid_t);
 
 /// Runs a program on an input.
 pub(super) fn run(program: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
-    let words = [program].into_iter().chain(arguments.iter().copied()).map(CString::new);
-    let words: Vec<CString> = words.collect::<Result<_, _>>()?;
     let (stdin, mut to_child) = io::pipe()?;
     let (mut from_child, stdout) = io::pipe()?;
     let (mut errors, stderr) = io::pipe()?;
-    let child = start(&words, [stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()])?;
+    let ends = [stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
+    let child = start(program, arguments, ends)?;
     drop((stdin, stdout, stderr));
     let (mut said, mut complaints) = (Vec::new(), Vec::new());
     let (heard, complained) = thread::scope(|scope| {
@@ -64,8 +64,11 @@ pub(super) fn run(program: &str, arguments: &[&str], input: &[u8]) -> io::Result
     Ok(Output { is_success, stdout: said, stderr: complaints })
 }
 
-fn start(words: &[CString], ends: [RawFd; 3]) -> io::Result<Child> {
-    let mut words: Vec<*const c_char> = words.iter().map(|word| word.as_ptr()).collect();
+/// Starts a program, with what becomes its standard input, output and error.
+pub(super) fn start(program: &str, arguments: &[&str], ends: [RawFd; 3]) -> io::Result<Child> {
+    let words = [program].into_iter().chain(arguments.iter().copied()).map(CString::new);
+    let owned: Vec<CString> = words.collect::<Result<_, _>>()?;
+    let mut words: Vec<*const c_char> = owned.iter().map(|word| word.as_ptr()).collect();
     words.push(ptr::null());
     let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
     // SAFETY: a set of signals is plain bits, filled in below.
@@ -148,13 +151,35 @@ unsafe fn exec(start: &Start) {
 
 impl Child {
     /// Waits for its end; returns whether it was a good one.
-    fn wait(self) -> io::Result<bool> {
+    pub(super) fn wait(self) -> io::Result<bool> {
+        loop {
+            if let Some(is_success) = self.ended(0)? {
+                return Ok(is_success);
+            }
+        }
+    }
+
+    /// Returns whether it has ended already. Then it is waited for.
+    pub(super) fn has_ended(&self) -> bool {
+        // One that cannot be waited for is none.
+        !matches!(self.ended(libc::WNOHANG), Ok(None))
+    }
+
+    #[cfg(all(test, feature = "kernel-tests"))]
+    pub(super) const fn id(&self) -> i32 {
+        self.0
+    }
+
+    fn ended(&self, options: c_int) -> io::Result<Option<bool>> {
         let mut status = 0;
         loop {
             // SAFETY: the status lives through the call.
-            let ended = unsafe { libc::waitpid(self.0, &raw mut status, 0) };
+            let ended = unsafe { libc::waitpid(self.0, &raw mut status, options) };
             if ended == self.0 {
-                return Ok(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+                return Ok(Some(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0));
+            }
+            if ended == 0 {
+                return Ok(None);
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {

@@ -29,6 +29,9 @@ const PORT: NonZeroU16 = NonZeroU16::new(8080).unwrap();
 /// Silence of so long means that nothing arrives any more.
 const SILENCE: Duration = Duration::from_millis(15);
 
+/// The pause between two changes that have nothing to do with each other. Without it, one change waits for the one before.
+const REST: Duration = Duration::from_millis(50);
+
 /// The pause between two datagrams.
 const PAUSE: Duration = Duration::from_micros(50);
 
@@ -96,17 +99,22 @@ impl Bench<'_> {
             receiving.recv().unwrap();
             scope.spawn(|| self.lab.in_pod(&self.client, || send(&traffic, self.to)).unwrap());
             let line = heard(self.server, scope);
-            let mut drops = Vec::new();
             let mut baseline = Vec::new();
-            for _ in 0..trials {
-                until_flowing(&traffic);
-                while line.try_recv().is_ok() {}
-                let created = Instant::now();
-                self.server.put(&deny()).unwrap();
-                baseline.push(line.recv().unwrap() - created);
-                drops.push(first_dropped(&traffic) - created);
-                self.server.delete("NetworkPolicy", "shop", "deny").unwrap();
-            }
+            let mut drops = |rest: Duration| {
+                let mut drops = Vec::new();
+                for _ in 0..trials {
+                    until_flowing(&traffic);
+                    std::thread::sleep(rest);
+                    while line.try_recv().is_ok() {}
+                    let created = Instant::now();
+                    self.server.put(&deny()).unwrap();
+                    baseline.push(line.recv().unwrap() - created);
+                    drops.push(first_dropped(&traffic) - created);
+                    self.server.delete("NetworkPolicy", "shop", "deny").unwrap();
+                }
+                drops
+            };
+            let (alone, behind) = (drops(REST), drops(Duration::ZERO));
             self.server.put(&admit_web()).unwrap();
             let mut allows = Vec::new();
             for _ in 0..trials {
@@ -119,7 +127,8 @@ impl Bench<'_> {
             }
             traffic.over.store(true, Ordering::Relaxed);
             self.server.cut_off();
-            report(backend, "policy created → first packet dropped", drops);
+            report(backend, "policy created → first packet dropped", alone);
+            report(backend, "the same, as soon as the one before is seen to be gone", behind);
             report(backend, "pod created → first packet allowed", allows);
             report(backend, "policy created → line of a watch received (baseline)", baseline);
         });

@@ -17,6 +17,7 @@ mod commands;
 mod drift;
 mod fleet;
 mod kills;
+mod marks;
 mod outages;
 
 use core::net::IpAddr;
@@ -77,7 +78,7 @@ macro_rules! held {
             use netpol_core::ir::Family;
 
             use crate::fleet::Backend;
-            use crate::{churn, commands, drift, kills, outages, scenarios};
+            use crate::{churn, commands, drift, kills, marks, outages, scenarios};
 
             const BACKEND: Backend = $backend;
 
@@ -124,6 +125,11 @@ macro_rules! held {
             #[test]
             fn strict_mode_drops_what_no_known_pod_sends_or_is_sent() {
                 kernel_test(|| commands::strict_mode(BACKEND));
+            }
+
+            #[test]
+            fn with_other_bits_to_mark_with_foreign_marks_change_nothing() {
+                kernel_test(|| marks::other_bits(BACKEND));
             }
 
             #[test]
