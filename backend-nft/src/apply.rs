@@ -41,7 +41,7 @@ use crate::{NftOptions, Ownership};
 use ownership::{Claim, cannot_own, owned};
 use plan::Plan;
 use tell::Denying;
-use transaction::{Fault, Transactions};
+use transaction::{Additions, Fault, Transactions};
 use under_way::Unsettled;
 
 /// The base chain that lets pass what was judged before.
@@ -530,7 +530,8 @@ fn lead(
     if let Claim::Make(holding) | Claim::Take(holding) = claim {
         plan.create.insert(0, Operation::NewTable(holding));
     }
-    let mut made = transactions.fill(&plan.create);
+    let additions = if is_there { Additions::AtOnce } else { Additions::InPieces };
+    let mut made = transactions.fill(&plan.create, additions);
     if made.is_ok() && plan.is_seen() {
         wait();
         let all = plan.create.len();
@@ -550,7 +551,7 @@ fn lead(
     if plan.is_seen() || !plan.delete.is_empty() {
         wait();
     }
-    transactions.fill(&plan.delete).map_err(|(_, failure)| failure)
+    transactions.fill(&plan.delete, Additions::InPieces).map_err(|(_, failure)| failure)
 }
 
 fn not_permitted() -> SyncError {

@@ -36,6 +36,21 @@ impl Fault {
     }
 }
 
+/// A transaction of so many bytes is long enough where several do as well. The kernel is quickest with those that stay in its
+/// processor's caches, and none needs a longer buffer than every socket has.
+const LONG: usize = 64_000;
+/// Behind so many, others are twice as long: at the end of each the kernel goes through all chains.
+const MANY: u32 = 16;
+
+/// How rules and entries of maps are added of which packets see nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Additions {
+    /// In one transaction, to a table in force: the kernel goes through all its rules for each that adds some.
+    AtOnce,
+    /// In pieces, to one that is not in force yet.
+    InPieces,
+}
+
 /// Where a sequence of transactions stands.
 #[derive(Debug)]
 pub(super) struct Transactions<'a> {
@@ -63,15 +78,25 @@ impl<'a> Transactions<'a> {
     ///
     /// # Errors
     /// Also says how many of the operations were begun in transactions that were applied.
-    pub(super) fn fill(&mut self, operations: &[Operation<'_>]) -> Result<(), (usize, Failure)> {
+    pub(super) fn fill(
+        &mut self,
+        operations: &[Operation<'_>],
+        additions: Additions,
+    ) -> Result<(), (usize, Failure)> {
         let (mut batch, mut begun) = (Batch::new(self.generation), 0);
+        let (mut long, mut applied) = (LONG, 0);
         for (number, operation) in operations.iter().enumerate() {
             let mut messages = operation.messages();
+            let is_whole = additions == Additions::AtOnce && operation.adds_verdicts();
             while messages.push_next(&mut batch) {
-                if batch.is_long() {
+                if batch.bytes() >= long && !is_whole {
                     self.apply(batch).map_err(|failure| (begun, failure))?;
                     begun = number + 1;
                     batch = Batch::new(self.generation);
+                    applied += 1;
+                    if applied % MANY == 0 {
+                        long = self.socket.long_enough(long * 2);
+                    }
                 }
             }
         }

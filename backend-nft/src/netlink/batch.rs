@@ -14,9 +14,6 @@ use crate::script::{Name, TABLE, Table};
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 const NFTABLES: (u8, u16) = (0, 10);
-/// A transaction of so many bytes is long enough where several do as well. The kernel is quickest with those that stay in its
-/// processor's caches, and none of up to three times this needs a longer buffer than every socket has.
-const LONG: usize = 64_000;
 /// `NLM_F_CAPPED` and `NLM_F_ACK_TLVS`: what an error carries behind its number.
 const CAPPED: u16 = 0x100;
 const EXPLAINED: u16 = 0x200;
@@ -89,9 +86,9 @@ impl Batch {
         self.objects.is_empty()
     }
 
-    /// Returns whether what follows had better be another transaction, if it can.
-    pub(crate) const fn is_long(&self) -> bool {
-        self.writer.len() >= LONG
+    /// Returns how many bytes there are.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.writer.len()
     }
 
     /// Notes that the next message makes a set or map, and returns the number it goes by in this transaction.

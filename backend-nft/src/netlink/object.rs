@@ -58,6 +58,11 @@ enum Rest<'a> {
 }
 
 impl<'a> Operation<'a> {
+    /// Returns whether it adds what has verdicts, which can lead to other chains.
+    pub(crate) const fn adds_verdicts(&self) -> bool {
+        matches!(self, Self::AddRules(..) | Self::AddEntries(..))
+    }
+
     /// Returns the messages that the operation comes down to.
     pub(crate) fn messages(&'a self) -> Messages<'a> {
         let (kind, name, elements) = match self {

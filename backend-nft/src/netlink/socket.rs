@@ -117,15 +117,29 @@ impl Socket {
         if result == 0 { usize::try_from(value).unwrap_or_default() } else { 0 }
     }
 
-    /// Sends a whole transaction or request at once.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Asks for room for a transaction of so many bytes; less is no error.
+    fn make_room_to_send(&self, bytes: usize) {
         /// What fits without asking, with room to spare.
         const UNASKED: usize = 100_000;
-        if bytes.len() > UNASKED {
-            // The kernel doubles the value. Not being allowed to shows as EMSGSIZE below.
-            let wanted = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
+        if bytes > UNASKED {
+            // The kernel doubles the value. Not being allowed to shows as EMSGSIZE when it is sent.
+            let wanted = c_int::try_from(bytes).unwrap_or(c_int::MAX);
             let _ = self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted);
         }
+    }
+
+    /// Returns which transaction is long enough, where so many bytes are wanted and several do as well: more than this comes
+    /// only by the last message.
+    pub(crate) fn long_enough(&self, wanted: usize) -> usize {
+        /// No message is longer, nor what every transaction ends with.
+        const LAST: usize = 70_000;
+        self.make_room_to_send(wanted + LAST);
+        wanted.min(self.send_buffer().saturating_sub(LAST))
+    }
+
+    /// Sends a whole transaction or request at once.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.make_room_to_send(bytes.len());
         loop {
             // SAFETY: the pointer and length are those of a slice.
             let sent =
