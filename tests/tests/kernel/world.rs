@@ -100,16 +100,20 @@ impl World {
         self.engine.apply_batch(events)
     }
 
-    /// As [`change`](Self::change), but what would change the verdict on one of these flows does not happen.
+    /// As [`change`](Self::change), but what would change the verdict on one of these flows does not happen. What changes
+    /// nothing yet may happen before: whoever wants to have the same world must repeat that too.
     pub(super) fn change_keeping(&mut self, kept: &[(Flow, Verdict)]) -> Vec<usize> {
+        let mut happened = Vec::new();
         loop {
-            let chosen = [self.random.below(self.pool.len())];
+            let chosen = self.random.below(self.pool.len());
             let mut cluster = self.cluster.clone();
-            chosen.iter().for_each(|index| remember(&mut cluster, &self.pool[*index]));
-            if kept.iter().all(|(flow, verdict)| expected(&cluster, flow) == *verdict)
-                && self.carry_out(&chosen) != Delta::default()
-            {
-                return chosen.into();
+            remember(&mut cluster, &self.pool[chosen]);
+            if kept.iter().any(|(flow, verdict)| expected(&cluster, flow) != *verdict) {
+                continue;
+            }
+            happened.push(chosen);
+            if self.carry_out(&[chosen]) != Delta::default() {
+                return happened;
             }
         }
     }
