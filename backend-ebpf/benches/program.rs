@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p netpol-ebpf --features apply --bench program` prints a table for docs/benchmarks.md; needs root.
 //! *Warm* is the least of nine times 10,000 runs on one packet; *mixed* the median over packets from peers that rules
-//! name to the pods they protect, half of them at a port too high; one run each, caches as they come.
+//! name to the pods they protect, half of them at a port too high; one run each, caches as they come. First a whole cluster
+//! in one scope, then a node of 250 pods with that many policies on them and that many peers elsewhere.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -11,6 +12,7 @@
 )]
 
 use core::net::IpAddr;
+use core::num::NonZeroU16;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -18,8 +20,11 @@ use netpol_conformance::generate::Random;
 use netpol_conformance::workload::{self, MINIMAL};
 use netpol_core::backend::Backend as _;
 use netpol_core::compile::{Options, compile};
-use netpol_core::ir::{Flow, Peers, Ports, Ruleset, Transport, Verdict};
-use netpol_core::model::Protocol;
+use netpol_core::ir::{Flow, Peers, Ports, Ruleset, Scope, Transport, Verdict};
+use netpol_core::model::{
+    Cluster, Field, LabelSelector, Labels, Namespace, NetworkPolicy, NetworkPolicyPeer,
+    NetworkPolicyRule, ObjectMeta, Pod, PolicyPort, Protocol,
+};
 use netpol_ebpf::image::Hook;
 use netpol_ebpf::{Ebpf, Kernel, Loaded, MapImage};
 
@@ -82,6 +87,83 @@ fn mixed(loaded: &Loaded, frames: &[Vec<u8>]) -> Duration {
     times[times.len() / 2]
 }
 
+/// Pods of the node.
+const LOCAL: usize = 250;
+
+/// What a policy of the node allows.
+fn port_of(policy: usize) -> u16 {
+    80 + u16::try_from(policy % 10).unwrap()
+}
+
+/// The address of a peer of the node.
+fn peer(number: usize) -> [u8; 4] {
+    let [.., high, middle, low] = number.to_be_bytes();
+    [10, high, middle, low]
+}
+
+/// The address of a pod of the node.
+fn local(number: usize) -> [u8; 4] {
+    let [.., low] = number.to_be_bytes();
+    [10, 200, 0, low]
+}
+
+/// Flows to pods of the node from peers that a policy of theirs allows, all of them in turn, at its port and at the next.
+fn flows_of_node(peers: usize, policies: usize) -> Vec<Flow> {
+    let mut random = Random::seeded(1);
+    let flow = |number: usize| {
+        let peer_number = random.below(peers);
+        let policy = peer_number % policies;
+        let off = u16::try_from(number % 2).unwrap() * 10;
+        let transport = Transport::Port(Protocol::Tcp, port_of(policy) + off);
+        Flow::new(peer(peer_number).into(), local(policy % LOCAL).into(), transport)
+    };
+    (0..4_000).map(flow).collect()
+}
+
+/// A node whose pods have that many policies between them, each for one group of the peers.
+fn node(peers: usize, policies: usize) -> Ruleset {
+    let mut cluster = Cluster::default();
+    cluster.namespaces.insert("x".into(), Namespace::new("x", Labels::default()));
+    let mut pod = |name: String, node: &str, address: [u8; 4], labels: Labels| {
+        let meta = ObjectMeta::new("x", &name, labels);
+        let pod = Pod {
+            addresses: vec![address.into()],
+            node: Some(node.into()),
+            meta,
+            ..Pod::default()
+        };
+        cluster.pods.insert(pod.meta.object.clone(), pod);
+    };
+    for number in 0..LOCAL {
+        let labels = Labels::from_iter([("app", format!("a{number}"))]);
+        pod(format!("local{number}"), "here", local(number), labels);
+    }
+    for number in 0..peers {
+        let labels = Labels::from_iter([("group", format!("g{}", number % policies))]);
+        pod(format!("p{number}"), "there", peer(number), labels);
+    }
+    for number in 0..policies {
+        let meta = ObjectMeta::new("x", &format!("q{number}"), Labels::default());
+        let port = NonZeroU16::new(port_of(number)).unwrap();
+        let group = LabelSelector::from_iter([("group", format!("g{number}"))]);
+        let rule = NetworkPolicyRule {
+            peers: Field::Given(vec![NetworkPolicyPeer::pods(group)]),
+            ports: Field::Given(vec![PolicyPort::tcp(port)]),
+            ..NetworkPolicyRule::default()
+        };
+        let app = LabelSelector::from_iter([("app", format!("a{}", number % LOCAL))]);
+        let policy = NetworkPolicy {
+            pod_selector: Field::Given(app),
+            ingress: Field::Given(vec![rule]),
+            meta,
+            ..NetworkPolicy::default()
+        };
+        cluster.network_policies.insert(policy.meta.object.clone(), policy);
+    }
+    let options = Options { scope: Scope::Node("here".into()), ..Options::default() };
+    compile(&cluster, &options).ruleset
+}
+
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let kernel = Kernel::probe().unwrap();
@@ -89,10 +171,13 @@ fn main() {
     let transport = Transport::Port(Protocol::Tcp, 80);
     let any = frame(&Flow::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), transport));
     println!("no endpoint: warm {:?}\n", warm(&nothing, &any));
-    println!(
-        "| pods | policies | lower | load | warm, allowed | warm, denied | mixed | hosts | pods | networks | words |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    let head = |what: &str| {
+        println!(
+            "\n| {what} | policies | lower | load | warm, allowed | warm, denied | mixed | hosts | pods | networks | words |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    };
+    head("pods");
     let sizes: &[(usize, usize)] = if quick {
         &[(1_000, 10), (10_000, 1_000)]
     } else {
@@ -101,30 +186,38 @@ fn main() {
     for &(pods, policies) in sizes {
         let cluster = workload::cluster(pods, policies, MINIMAL);
         let ruleset = compile(&cluster, &Options::default()).ruleset;
-        let started = Instant::now();
-        let image = Ebpf::default().lower(&ruleset).unwrap();
-        let lowered = started.elapsed();
-        let started = Instant::now();
-        let loaded = Loaded::load(&kernel, &image).unwrap();
-        let load = started.elapsed();
-        let flows = flows(&ruleset);
-        let judged = |flow: &Flow, verdict| ruleset.verdict(flow).verdict == verdict;
-        let allowed = flows.iter().find(|flow| judged(flow, Verdict::Allow)).map(frame);
-        let denied = flows.iter().find(|flow| judged(flow, Verdict::Deny)).map(frame);
-        let frames: Vec<Vec<u8>> = flows.iter().map(frame).collect();
-        let time = |frame: Option<Vec<u8>>| {
-            frame.map_or_else(|| "-".to_owned(), |frame| format!("{:?}", warm(&loaded, &frame)))
-        };
-        let rows = image.rows();
-        println!(
-            "| {pods} | {policies} | {lowered:.1?} | {load:.1?} | {} | {} | {:?} | {} | {} | {} | {} |",
-            time(allowed),
-            time(denied),
-            mixed(&loaded, &frames),
-            rows.hosts,
-            rows.pods,
-            rows.networks,
-            rows.words
-        );
+        row(&kernel, pods, policies, &ruleset, &flows(&ruleset));
     }
+    head("peers of a node");
+    for &(peers, policies) in sizes {
+        let ruleset = node(peers, policies);
+        row(&kernel, peers, policies, &ruleset, &flows_of_node(peers, policies));
+    }
+}
+
+fn row(kernel: &Kernel, ends: usize, policies: usize, ruleset: &Ruleset, flows: &[Flow]) {
+    let started = Instant::now();
+    let image = Ebpf::default().lower(ruleset).unwrap();
+    let lowered = started.elapsed();
+    let started = Instant::now();
+    let loaded = Loaded::load(kernel, &image).unwrap();
+    let load = started.elapsed();
+    let judged = |flow: &Flow, verdict| ruleset.verdict(flow).verdict == verdict;
+    let allowed = flows.iter().find(|flow| judged(flow, Verdict::Allow)).map(frame);
+    let denied = flows.iter().find(|flow| judged(flow, Verdict::Deny)).map(frame);
+    let frames: Vec<Vec<u8>> = flows.iter().map(frame).collect();
+    let time = |frame: Option<Vec<u8>>| {
+        frame.map_or_else(|| "-".to_owned(), |frame| format!("{:?}", warm(&loaded, &frame)))
+    };
+    let rows = image.rows();
+    println!(
+        "| {ends} | {policies} | {lowered:.1?} | {load:.1?} | {} | {} | {:?} | {} | {} | {} | {} |",
+        time(allowed),
+        time(denied),
+        mixed(&loaded, &frames),
+        rows.hosts,
+        rows.pods,
+        rows.networks,
+        rows.words
+    );
 }
