@@ -1,4 +1,4 @@
-//! The system calls that the standard library has no form of. The only unsafe code of this crate.
+//! The system calls that the standard library has no form of. With `mapped.rs` the only unsafe code of this crate.
 #![expect(unsafe_code, reason = "bpf(2) and netlink sockets have no safe interface")]
 
 use core::cell::RefCell;
