@@ -18,6 +18,7 @@ mod hosts;
 mod live;
 mod loaded;
 mod mapped;
+mod namespace;
 mod pins;
 mod program;
 mod rows;
@@ -229,7 +230,8 @@ fn unreadable(error: io::Error) -> SyncError {
 }
 
 fn namespace() -> Result<Namespace, SyncError> {
-    sys::network_namespace().map_err(|error| SyncError::refused("the network namespace", error))
+    namespace::network_namespace()
+        .map_err(|error| SyncError::refused("the network namespace", error))
 }
 
 impl Dataplane for EbpfDataplane {

@@ -1,11 +1,9 @@
 //! The system calls that the standard library has no form of. With `mapped.rs` the only unsafe code of this crate.
 #![expect(unsafe_code, reason = "bpf(2) and netlink sockets have no safe interface")]
 
-use core::cell::RefCell;
 use core::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::OnceLock;
 
 /// The commands of bpf(2) that are used, by their number in the kernel's user API.
@@ -440,39 +438,13 @@ pub(super) fn number_of(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::from_ne_bytes(number))
 }
 
-/// Returns the inode of the network namespace that the calling thread is in.
-///
-/// Asked at every change. The way to the thread's directory is most of its cost, so the directory stays open.
-pub(super) fn network_namespace() -> io::Result<u64> {
-    thread_local! {
-        /// Of the process that opened it: one that was forked would see its parent's.
-        static DIRECTORY: RefCell<Option<(u32, OwnedFd)>> = const { RefCell::new(None) };
-    }
-    DIRECTORY.with_borrow_mut(|directory| {
-        let process = std::process::id();
-        if directory.as_ref().is_none_or(|(opener, _)| *opener != process) {
-            let flags = libc::O_PATH | libc::O_DIRECTORY;
-            let mut options = std::fs::File::options();
-            let opened = options.read(true).custom_flags(flags).open("/proc/thread-self/ns")?;
-            *directory = Some((process, opened.into()));
-        }
-        let (_, directory) = directory.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let mut text = [0_u8; 32];
-        // SAFETY: the name ends in zero, and `text` is valid for writes of its length.
-        let length = unsafe {
-            libc::readlinkat(
-                directory.as_raw_fd(),
-                c"net".as_ptr(),
-                text.as_mut_ptr().cast(),
-                text.len(),
-            )
-        };
-        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-        let text = text.get(..length).and_then(|text| core::str::from_utf8(text).ok());
-        // `net:[4026531840]`
-        text.and_then(|text| text.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok())
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
-    })
+/// Reads where a symbolic link in a directory leads; returns how many bytes it is.
+pub(super) fn read_link(at: BorrowedFd<'_>, name: &CStr, text: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the name ends in zero, and `text` is valid for writes of its length.
+    let length = unsafe {
+        libc::readlinkat(at.as_raw_fd(), name.as_ptr(), text.as_mut_ptr().cast(), text.len())
+    };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }
 
 /// Waits until every packet that was being judged is through: an RCU grace period.

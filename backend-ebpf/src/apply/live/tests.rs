@@ -19,6 +19,7 @@ use super::{Live, Unfit};
 use crate::Established;
 use crate::apply::btf::Kernel;
 use crate::apply::loaded::{Checked, Place, context};
+use crate::apply::namespace::network_namespace;
 use crate::apply::sys;
 use crate::image::Hook;
 use crate::lower::Limits;
@@ -94,15 +95,15 @@ fn program(live: &Live) -> OwnedFd {
 #[expect(unsafe_code, reason = "there is no safe way to leave a namespace")]
 fn the_namespace_is_that_of_the_calling_thread_now() {
     kernel_test("the thread's namespace", |_| {
-        let here = sys::network_namespace().unwrap();
+        let here = network_namespace().unwrap();
         let other = thread::spawn(|| {
-            let before = sys::network_namespace().unwrap();
+            let before = network_namespace().unwrap();
             // SAFETY: takes no pointers and moves only this thread.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
-            (before, sys::network_namespace().unwrap())
+            (before, network_namespace().unwrap())
         });
         let (before, after) = other.join().unwrap();
-        assert_eq!((before, sys::network_namespace().unwrap()), (here, here));
+        assert_eq!((before, network_namespace().unwrap()), (here, here));
         assert_ne!(after, here);
     });
 }
