@@ -2,15 +2,17 @@
 //!
 //! 1. Create what is new and fill it: nothing refers to it yet.
 //! 2. Switch: the frame and the members of what is in use, all at once.
-//! 3. Delete what nothing refers to any more.
+//! 3. Delete what nothing refers to any more; behind an update, later and for many updates at once.
 //!
 //! One transaction would not do: a set of ranges that is created together with the rule that looks it up is empty for the
 //! packets of that moment, and a packet on its way reads new maps with old chains. Each transaction names the generation
 //! it was planned for; if anybody changed nftables in between, the kernel refuses it and we look again.
 
+mod clearing;
 mod drift;
 mod ownership;
 mod plan;
+mod settling;
 mod steps;
 mod tell;
 mod transaction;
@@ -38,8 +40,10 @@ use crate::netlink::{
 use crate::options::Style;
 use crate::script::{Chain, Counted, Name, Stamp, Table};
 use crate::{NftOptions, Ownership};
+use clearing::{Clearing, Leftover};
 use ownership::{Claim, cannot_own, owned};
 use plan::Plan;
+use settling::Settling;
 use tell::Denying;
 use transaction::{Additions, Fault, Transactions};
 use under_way::Unsettled;
@@ -58,8 +62,6 @@ const ROUNDS: usize = 4;
 /// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
 /// probably busy with tables of their own.
 const IMPATIENT: u32 = 4;
-/// No packet is under way for so long: who waits for packets because of what was done before need not, after this.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// The table `inet netpol` of the network namespace that the calling thread is in.
 ///
@@ -318,10 +320,11 @@ struct Connection {
     causes: BTreeMap<String, Arc<Counted>>,
     /// Somebody else changed what is ours, or may have, since we last looked.
     drifted: bool,
-    /// What packets under way may have seen otherwise than it is, and since when nothing was added to that.
-    unsettled: Option<(Instant, Unsettled)>,
-    /// When something was first and last closed since connections get a generation that does not pass.
-    closed: Option<(Instant, Instant)>,
+    /// What packets under way may have seen otherwise than it is, and who waits for them.
+    unsettled: Unsettled,
+    settling: Settling,
+    /// What changes left for later.
+    leftover: Option<Leftover>,
 }
 
 /// A network namespace by its inode, as the system writes it: unique as long as it lives, and a socket keeps it alive.
@@ -346,8 +349,9 @@ impl Connection {
             denying: None,
             causes: BTreeMap::new(),
             drifted: true,
-            unsettled: None,
-            closed: None,
+            unsettled: Unsettled::default(),
+            settling: Settling::default(),
+            leftover: None,
         })
     }
 
@@ -365,6 +369,7 @@ impl Connection {
         fault: Fault,
     ) -> Result<(), Failure> {
         self.look();
+        self.clear(Clearing::Now);
         let generation = self.socket.generation()?;
         let known = self.known.take().filter(|(then, _)| *then == generation);
         let (versions, stamp, written, declared) = match &known {
@@ -409,6 +414,9 @@ impl Connection {
             self.make_room(stamp, wanted.stamp)?;
         }
         let led = lead(&mut transactions, claim, &there, &wanted, is_there);
+        // How far it got does not matter.
+        self.unsettled.note_anything();
+        self.settling.passed(self.unsettled.last());
         led.map_err(|failure| failure.measured(&wanted.table))?;
         if changes && is_there {
             // The last thing waited for was the last packet that was judged before.
@@ -418,10 +426,9 @@ impl Connection {
             }
         }
         let generation = transactions.generation;
-        if changes {
-            self.noted(Unsettled::by_something());
-            self.closed = None;
-        }
+        self.unsettled.note_anything();
+        self.settling.passed(self.unsettled.last());
+        self.leftover = None;
         self.holder = claim.holder(holder);
         self.known = generation.map(|generation| (generation, wanted));
         Ok(())

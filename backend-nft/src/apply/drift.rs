@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use netpol_core::backend::{Difference, Drift};
 use netpol_core::ir::Ruleset;
 
+use super::clearing::Clearing;
 use super::{BASE, Connection, versions_of};
 use crate::lower::{Lowering, STAMP};
 use crate::netlink::{Failure, Listener, declared_sets, observe, stamp, written};
@@ -22,7 +23,7 @@ impl Connection {
 
     /// Returns whether somebody else may have changed what is ours since we last looked.
     pub(super) fn has_drifted(&mut self) -> Result<bool, Failure> {
-        self.settle_generation(false);
+        self.clear(Clearing::IfSettled);
         match &self.listener {
             Some(listener) => {
                 let heard = listener.hear()?;
@@ -56,6 +57,7 @@ impl Connection {
         style: Style,
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
+        self.clear(Clearing::Now);
         let generation = self.socket.generation()?;
         let declared = declared_sets(&self.socket)?;
         let versions = versions_of(&declared);
