@@ -59,6 +59,8 @@ use pipeline::Place;
 #[cfg(feature = "apply")]
 pub(crate) use state::Object;
 pub(crate) use state::{Log, Lowering};
+#[cfg(all(test, feature = "apply"))]
+pub(crate) use update::Sides;
 #[cfg(feature = "apply")]
 pub(crate) use update::{Changes, Edit, Indivisible, Order};
 
@@ -190,7 +192,8 @@ impl Dispatch {
         let targets = Targets::of_family(family, entries.iter());
         let plain: Name = alloc::format!("{DISPATCH}{}-{}", place.as_str(), digit(family)).into();
         let mut map = state.versions.names.get(&plain).cloned().unwrap_or_else(|| plain.clone());
-        if state.table.maps.get(&map).is_some_and(|present| *present != targets) {
+        let there = state.table.maps.get(&map).or_else(|| state.left.maps.get(&map));
+        if there.is_some_and(|there| *there != targets) {
             map = versioned(&plain, &alloc::format!("{map} {targets}"));
             state.versions.names.insert(plain, map.clone());
         }

@@ -51,10 +51,8 @@ pub(super) struct Unsettled {
     departed: BTreeMap<Name, u64>,
     /// Members are looked up where order decides.
     ordered: u64,
-    /// Rules opened one side and closed the other.
+    /// Rules opened one side and closed the other, or it is too much to be told apart: everything waits.
     crossed: u64,
-    /// Too much to be told apart.
-    much: u64,
 }
 
 /// What packets see of a transaction.
@@ -128,7 +126,7 @@ impl Unsettled {
         if !self.any() || bindings.is_none() && !seen.has_edits() {
             return false;
         }
-        if self.much > self.settled || seen.crosses() {
+        if seen.crosses() {
             return true;
         }
         let is_ordered = self.ordered > self.settled;
@@ -199,9 +197,6 @@ impl Unsettled {
             self.crossed = number;
         }
         if let Some(bindings) = seen.switch.bindings() {
-            if bindings.is_more {
-                self.much = number;
-            }
             self.closed_egress.extend(bindings.egress.closes.iter().map(|pod| (*pod, number)));
             self.departed.extend(bindings.departed.iter().map(|set| (set.clone(), number)));
         }
@@ -228,7 +223,7 @@ impl Unsettled {
         let members = self.joined.len() + self.left.len();
         if members + self.closed_egress.len() + self.departed.len() > MANY {
             self.forget();
-            self.much = number;
+            self.crossed = number;
         }
     }
 
@@ -282,5 +277,34 @@ impl Bindings {
         };
         meet(&self.egress.closes, &self.ingress.opens)
             || meet(&self.egress.opens, &self.ingress.closes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::{MANY, Seen, Unsettled};
+    use crate::lower::{Edit, Sides};
+    use crate::script::Elements;
+
+    #[test]
+    fn behind_too_many_members_everything_waits_until_they_are_settled() {
+        let mut unsettled = Unsettled::default();
+        for number in 0..=u32::try_from(MANY).unwrap() {
+            assert!(!unsettled.hinders(&Seen::default()), "{number}");
+            let address: IpAddr = core::net::Ipv4Addr::from(number).into();
+            let joins = Elements::of_family(netpol_core::ir::Family::V4, [address].into_iter());
+            let leaves = joins.without(&joins);
+            let sides = Sides { egress: true, ingress: true };
+            let edits = [Edit { set: "s".into(), joins, leaves, sides }];
+            unsettled.note(&Seen { joins: &edits, ..Seen::default() });
+        }
+        assert!(unsettled.hinders(&Seen::default()));
+        unsettled.note(&Seen::default());
+        unsettled.settle_until(unsettled.last() - 2);
+        assert!(unsettled.hinders(&Seen::default()));
+        unsettled.settle_until(unsettled.last() - 1);
+        assert!(!unsettled.hinders(&Seen::default()) && unsettled.any());
     }
 }

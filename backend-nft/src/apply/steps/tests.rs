@@ -4,13 +4,11 @@
 use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use netpol_conformance::events::{Happening, Script, puts};
-use netpol_core::compile::Options;
+use netpol_conformance::events::{Happening, Script};
 use netpol_core::engine::{Delta, Engine, Event};
-use netpol_core::ir::{Dialled, Flow, Ruleset, Scope, Transport, Verdict};
-use netpol_core::model::{Cidr, Protocol};
+use netpol_core::ir::{Flow, Ruleset, Verdict};
+use netpol_core::model::Cidr;
 use netpol_core::net::PrefixSet;
-use netpol_k8s::manifest::{ReadOptions, read_str};
 
 use super::{Step, Steps, clearance};
 use crate::NftOptions;
@@ -438,147 +436,4 @@ fn no_packet_under_way_goes_wrong_across_pods_that_change_their_labels() {
     campaign(100..140, 0, |seed| Script::relabels(seed, 60));
 }
 
-/// A node with a pod `server`, to which pods may send that carry a label, and which may send to pods that carry one.
-const MEETING: &str = "
-{apiVersion: v1, kind: Namespace, metadata: {name: default}}
----
-{apiVersion: v1, kind: Node, metadata: {name: n1}}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: in, namespace: default}
-spec:
-  podSelector: {matchLabels: {app: server}}
-  ingress:
-    - {from: [{podSelector: {matchLabels: {one: is}}}], ports: [{port: 1}]}
-    - {from: [{podSelector: {matchLabels: {two: is}}}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: out, namespace: default}
-spec:
-  podSelector: {matchLabels: {app: client}}
-  policyTypes: [Egress]
-  egress: [{to: [{podSelector: {matchLabels: {friend: is}}}]}]
----
-";
-
-fn pod(name: &str, labels: &str, address: &str) -> String {
-    format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: default, labels: {{app: {name}{labels}}}}}, \
-         spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}, status: {{podIPs: [{{ip: {address}}}]}}}}\n---\n"
-    )
-}
-
-fn server(labels: &str) -> String {
-    pod("server", labels, "10.0.0.1")
-}
-
-fn client(labels: &str) -> String {
-    pod("client", labels, "10.0.0.2")
-}
-
-/// Carries out changes one right after the other, with packets under way to port 1 of the server, whose verdict none of them
-/// changes. Returns how often packets were waited for.
-#[track_caller]
-fn waits(source: &str, objects: &[String], changes: &[String], verdict: Verdict) -> usize {
-    let read = |text: &str| {
-        puts(&read_str("meeting.yaml", text, &ReadOptions::default()).unwrap().cluster)
-    };
-    let mut waits = 0;
-    for style in styles() {
-        let options = Options { scope: Scope::Node("n1".into()), ..Options::default() };
-        let mut engine = Engine::new(options);
-        let objects = format!("{MEETING}{}", objects.concat());
-        engine.apply_batch(read(&objects).into_iter().chain([Event::InSync]));
-        let to = Transport::Port(Protocol::Tcp, 1);
-        let flow = Flow::new(source.parse().unwrap(), "10.0.0.1".parse().unwrap(), to);
-        let flow = Flow { dialled: Dialled::Service, ..flow };
-        let mut kernel = Kernel::new(style, engine.snapshot(), &[flow]);
-        assert_eq!(engine.snapshot().verdict(&flow).verdict, verdict);
-        for change in changes {
-            let delta = engine.apply_batch(read(change));
-            kernel.update(engine.snapshot(), &delta);
-            assert_eq!(engine.snapshot().verdict(&flow).verdict, verdict, "{change}");
-        }
-        assert!(kernel.tally.packets > 0 && kernel.tally.transactions >= changes.len());
-        waits += kernel.tally.waits;
-    }
-    waits
-}
-
-const CLIENT: &str = "10.0.0.2";
-const PEER: &str = "10.0.1.1";
-
-#[test]
-fn no_packet_under_way_misses_a_peer_that_changes_its_label() {
-    let peer = |labels| pod("peer", labels, PEER).replace("n1", "n2");
-    for (one, other) in [(", one: is", ", two: is"), (", two: is", ", one: is")] {
-        let objects = [server(""), peer(one)];
-        assert!(waits(PEER, &objects, &[peer(other)], Verdict::Allow) > 0);
-        // The same in two changes.
-        let both = peer(", one: is, two: is");
-        assert!(waits(PEER, &objects, &[both, peer(other)], Verdict::Allow) > 0);
-    }
-}
-
-#[test]
-fn no_packet_under_way_leaves_before_a_change_and_comes_in_behind_the_next() {
-    let objects = [server(", friend: is"), client("")];
-    let changes = [server(""), client(", one: is")];
-    assert!(waits(CLIENT, &objects, &changes, Verdict::Deny) > 0);
-    // The destination's side may open by another policy, too.
-    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: in, namespace: default}, \
-                  spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}}\n---\n";
-    assert!(waits(CLIENT, &objects, &[server(""), policy.into()], Verdict::Deny) > 0);
-}
-
-/// A tier that denies one end with the label of a direction.
-fn tier(direction: &str, end: &str) -> String {
-    format!(
-        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {direction}}}, \
-         spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, \
-         {direction}: [{{action: Deny, {end}: [{{pods: {{podSelector: {{matchLabels: {{{direction}: is}}}}, namespaceSelector: {{}}}}}}]}}]}}}}\n---\n"
-    )
-}
-
-#[test]
-fn no_packet_under_way_slips_between_two_changes_where_order_decides() {
-    let tiers = [tier("egress", "to"), tier("ingress", "from")];
-    let peer = |labels| pod("peer", labels, PEER);
-    let objects = [tiers.concat(), server(""), peer(", one: is, ingress: is")];
-    let changes = [server(", egress: is"), peer(", one: is")];
-    assert!(waits(PEER, &objects, &changes, Verdict::Deny) > 0);
-}
-
-#[test]
-fn a_pod_that_comes_and_may_not_send_never_sends_to_who_admits_it() {
-    let objects = [server("")];
-    assert!(waits(CLIENT, &objects, &[client(", two: is")], Verdict::Deny) > 0);
-}
-
-#[test]
-fn a_single_peer_that_comes_or_goes_waits_for_nothing() {
-    let peer = |labels| pod("peer", labels, PEER).replace("n1", "n2");
-    let other = |labels| pod("other", labels, "10.0.1.2").replace("n1", "n2");
-    let objects = [server(""), client(""), peer(", two: is"), other("")];
-    let mut changes = Vec::new();
-    for _ in 0..4 {
-        let more = [other(", one: is"), other(""), other(", friend: is"), other("")];
-        changes.extend(more);
-    }
-    assert_eq!(waits(PEER, &objects, &changes, Verdict::Allow), 0);
-}
-
-#[test]
-fn no_packet_under_way_meets_what_is_of_one_pod_with_the_rules_of_two() {
-    let deny = tier("ingress", "from");
-    // The address of one pod goes over to another that has one already, and may not send to itself.
-    let moved = server("").replace("10.0.0.1", "10.0.0.9");
-    let both = pod("both", ", ingress: is", "10.0.0.2}, {ip: 10.0.0.1")
-        .replace("app: both", "app: server");
-    let objects = [deny, server("")];
-    // What comes behind shows those under way all of it.
-    let changes = [[moved, both].concat(), pod("peer", ", two: is", PEER)];
-    assert!(waits(CLIENT, &objects, &changes, Verdict::Deny) > 0);
-}
+mod meetings;
