@@ -11,7 +11,8 @@ use super::{Connection, replacement};
 use crate::lower::Lowering;
 use crate::netlink::{Failure, Operation};
 
-/// Where one change follows another without a pause, packets are waited for after so long.
+/// Where one change follows another without such a pause, it is cleared away only so often.
+const PAUSE: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(1);
 /// So many objects and members are not kept for later.
 const MUCH: usize = 4096;
@@ -19,7 +20,9 @@ const MUCH: usize = 4096;
 /// What was left for later.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leftover {
+    /// When something was left first and last.
     since: Instant,
+    last: Instant,
     /// The number of the last transaction that left something.
     number: u64,
 }
@@ -29,15 +32,16 @@ pub(super) struct Leftover {
 pub(super) enum Clearing {
     /// They are.
     Now,
-    /// What must wait is left for the next time.
-    IfSettled,
+    /// What must wait, or is left in the midst of changes, stays for the next time.
+    InPause,
 }
 
 impl Connection {
     /// Notes that a change left something.
     pub(super) fn leave(&mut self) {
-        let since = self.leftover.map_or_else(Instant::now, |leftover| leftover.since);
-        self.leftover = Some(Leftover { since, number: self.unsettled.last() });
+        let last = Instant::now();
+        let since = self.leftover.map_or(last, |leftover| leftover.since);
+        self.leftover = Some(Leftover { since, last, number: self.unsettled.last() });
     }
 
     /// Clears away what changes left, should it have become old or much.
@@ -52,9 +56,13 @@ impl Connection {
     /// Clears away what changes left.
     pub(super) fn clear(&mut self, clearing: Clearing) {
         let Some(leftover) = self.leftover else { return };
+        let is_pause = leftover.last.elapsed() > PAUSE || leftover.since.elapsed() > LONG;
+        if clearing == Clearing::InPause && !is_pause {
+            return;
+        }
         self.unsettled.settle_until(self.settling.settled());
         if !self.unsettled.is_settled(leftover.number) {
-            if clearing == Clearing::IfSettled {
+            if clearing == Clearing::InPause {
                 return;
             }
             self.settling.wait();

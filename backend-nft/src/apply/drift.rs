@@ -23,7 +23,7 @@ impl Connection {
 
     /// Returns whether somebody else may have changed what is ours since we last looked.
     pub(super) fn has_drifted(&mut self) -> Result<bool, Failure> {
-        self.clear(Clearing::IfSettled);
+        self.clear(Clearing::InPause);
         match &self.listener {
             Some(listener) => {
                 let heard = listener.hear()?;
