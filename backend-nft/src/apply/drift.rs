@@ -6,7 +6,8 @@ use netpol_core::backend::{Difference, Drift};
 use netpol_core::ir::Ruleset;
 
 use super::clearing::Clearing;
-use super::{BASE, Connection, versions_of};
+use super::sync::versions_of;
+use super::{BASE, Connection};
 use crate::lower::{Lowering, STAMP};
 use crate::netlink::{Failure, Listener, declared_sets, observe, stamp, written};
 use crate::options::Style;
