@@ -92,13 +92,35 @@ impl Seen<'_> {
 
     /// Returns whether rules may open one side of a flow of which something closes the other.
     fn crosses(&self) -> bool {
-        match self.switch {
-            Switched::Nobody | Switched::ByEntries(_) => false,
-            Switched::ByRules(bindings) => {
-                bindings.is_more || bindings.crosses() || self.has_edits()
-            }
-        }
+        let Switched::ByRules(bindings) = self.switch else { return false };
+        let Bindings { egress, ingress, members, .. } = bindings;
+        let edits = || self.joins.iter().chain(self.leaves);
+        let edited = |is_of: fn(&Edit) -> bool| {
+            let edits = edits().filter(move |edit| is_of(edit));
+            edits.flat_map(|edit| edit.joins.addresses().chain(edit.leaves.addresses()))
+        };
+        // The destinations to which egress changes, and the sources from which ingress does.
+        let mut destinations = members.egress.clone();
+        destinations.extend(edited(|edit| edit.sides.egress));
+        let mut sources = members.ingress.clone();
+        sources.extend(edited(|edit| edit.sides.ingress));
+        bindings.is_more
+            || is_pair(&egress.closes, &ingress.opens, |_, _| true)
+            || is_pair(&egress.opens, &ingress.closes, |_, _| true)
+            || egress.opens.union(&egress.closes).any(|pod| sources.contains(pod))
+            || ingress.opens.union(&ingress.closes).any(|pod| destinations.contains(pod))
+            || is_pair(&sources, &destinations, |source, destination| source != destination)
     }
+}
+
+/// Returns whether there is one of each, of one family, for which something holds.
+fn is_pair(
+    ones: &BTreeSet<IpAddr>,
+    others: &BTreeSet<IpAddr>,
+    holds: fn(&IpAddr, &IpAddr) -> bool,
+) -> bool {
+    ones.iter()
+        .any(|one| others.iter().any(|other| one.is_ipv4() == other.is_ipv4() && holds(one, other)))
 }
 
 impl Unsettled {
@@ -148,7 +170,13 @@ impl Unsettled {
         bindings.ingress.opens.iter().any(|pod| {
             let is_of_family = |other: &IpAddr| other.is_ipv4() == pod.is_ipv4();
             self.left_egress.contains_key(pod) || self.closed_egress.keys().any(is_of_family)
-        })
+        }) || bindings.members.ingress.iter().any(|source| self.is_closed_for(*source))
+    }
+
+    /// Returns whether something was closed that may send as an address, or that others than itself sent to.
+    fn is_closed_for(&self, source: IpAddr) -> bool {
+        let is_another = |other: &IpAddr| *other != source && other.is_ipv4() == source.is_ipv4();
+        self.closed_egress.contains_key(&source) || self.left_egress.keys().any(is_another)
     }
 
     /// Returns whether an address leaves a set that joined another one.
@@ -161,18 +189,11 @@ impl Unsettled {
 
     /// Returns whether an address joins a set of ingress when another one left one of egress, or when it may send less itself.
     fn opens_behind(&self, joins: &[Edit]) -> bool {
-        let behind = |one: IpAddr| {
-            self.closed_egress.contains_key(&one)
-                || self
-                    .left_egress
-                    .keys()
-                    .any(|other| *other != one && other.is_ipv4() == one.is_ipv4())
-        };
         joins
             .iter()
             .filter(|edit| edit.sides.ingress)
             .flat_map(|edit| edit.joins.addresses())
-            .any(behind)
+            .any(|source| self.is_closed_for(source))
     }
 
     /// Returns whether there would be more than one look-up of a packet unsettled.
@@ -198,6 +219,7 @@ impl Unsettled {
         }
         if let Some(bindings) = seen.switch.bindings() {
             self.closed_egress.extend(bindings.egress.closes.iter().map(|pod| (*pod, number)));
+            self.left_egress.extend(bindings.members.egress.iter().map(|peer| (*peer, number)));
             self.departed.extend(bindings.departed.iter().map(|set| (set.clone(), number)));
         }
         for edit in seen.joins {
@@ -262,21 +284,6 @@ impl Unsettled {
     fn forget(&mut self) {
         let Self { last, settled, crossed, .. } = *self;
         *self = Self { last, settled, crossed, ..Self::default() };
-    }
-}
-
-impl Bindings {
-    /// Returns whether a flow may have one side opened and the other closed.
-    fn crosses(&self) -> bool {
-        let meet = |ones: &BTreeSet<IpAddr>, others: &BTreeSet<IpAddr>| {
-            let has = |is_v4| {
-                let is_of_family = |address: &IpAddr| address.is_ipv4() == is_v4;
-                ones.iter().any(is_of_family) && others.iter().any(is_of_family)
-            };
-            has(true) || has(false)
-        };
-        meet(&self.egress.closes, &self.ingress.opens)
-            || meet(&self.egress.opens, &self.ingress.closes)
     }
 }
 

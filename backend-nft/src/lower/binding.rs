@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use netpol_core::engine::Switch;
-use netpol_core::ir::{Direction, Family};
+use netpol_core::ir::{Direction, Endpoint, Family};
 
 use super::Dispatch;
 use super::pipeline::Place;
@@ -20,6 +20,8 @@ pub(super) type Bound = BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>>;
 pub(crate) struct Bindings {
     /// It is more than is said here.
     pub(crate) is_more: bool,
+    /// Members of sets that are made anew.
+    pub(crate) members: Ends,
     /// The sides of pods that are judged otherwise.
     pub(crate) egress: Turns,
     pub(crate) ingress: Turns,
@@ -34,6 +36,14 @@ pub(crate) struct Turns {
     pub(crate) closes: BTreeSet<IpAddr>,
 }
 
+/// Addresses at one end of flows of which the other end may let through more or less: the destination's for egress, the source's
+/// for ingress.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    pub(crate) egress: BTreeSet<IpAddr>,
+    pub(crate) ingress: BTreeSet<IpAddr>,
+}
+
 /// Entries of a map that lead elsewhere.
 #[derive(Clone, Debug)]
 pub(crate) struct Redirect {
@@ -43,9 +53,15 @@ pub(crate) struct Redirect {
 }
 
 impl Bindings {
-    /// Returns what it means that addresses lead elsewhere. The table still has the chains that they led to.
-    pub(super) fn between(before: &Bound, after: &Bound, table: &Table) -> Self {
-        let mut bindings = Self::default();
+    /// Notes what it means that addresses lead elsewhere: those of pods that changed, and those of others, whose pipelines are
+    /// made anew with their sets. The table still has the chains that they led to.
+    pub(super) fn lead(
+        &mut self,
+        pods: &BTreeSet<IpAddr>,
+        before: &Bound,
+        after: &Bound,
+        table: &Table,
+    ) {
         let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
         let none = BTreeMap::new();
         let mut gone = Vec::new();
@@ -57,10 +73,14 @@ impl Bindings {
                 if before == after {
                     continue;
                 }
+                gone.extend(before.and_then(Verdict::chain));
+                if !pods.contains(address) {
+                    continue;
+                }
                 let (place, _) = *key;
                 let turns = match place.direction() {
-                    Direction::Egress => &mut bindings.egress,
-                    Direction::Ingress => &mut bindings.ingress,
+                    Direction::Egress => &mut self.egress,
+                    Direction::Ingress => &mut self.ingress,
                 };
                 // Who has no entry is open.
                 if before.is_some() {
@@ -69,11 +89,23 @@ impl Bindings {
                 if after.is_some() {
                     turns.closes.insert(*address);
                 }
-                gone.extend(before.and_then(Verdict::chain));
             }
         }
-        bindings.departed = sets_of(table, gone);
-        bindings
+        self.departed = sets_of(table, gone);
+    }
+
+    /// Notes what it means in strict mode that pods come and go: before anything else is asked, nobody sends to who is not
+    /// known, nor do they send.
+    pub(super) fn know(&mut self, switch: &Switch) {
+        for change in &switch.endpoints {
+            let of = |endpoint: Option<&Endpoint>| -> BTreeSet<IpAddr> {
+                endpoint.into_iter().flat_map(|endpoint| &endpoint.addresses).copied().collect()
+            };
+            let [before, after] = [&change.before, &change.after].map(|end| of(end.as_deref()));
+            self.egress.closes.extend(before.difference(&after));
+            self.egress.opens.extend(after.difference(&before));
+            self.members.egress.extend(before.symmetric_difference(&after));
+        }
     }
 }
 
@@ -121,19 +153,6 @@ pub(super) fn keeps_keys(switch: &Switch) -> bool {
                 before.addresses == after.addresses && before.node == after.node
             }
             (Some(_) | None, Some(_) | None) => false,
-        })
-}
-
-/// Returns whether others are known, or found elsewhere, than before.
-pub(super) fn moves_addresses(switch: &Switch) -> bool {
-    !switch.nodes.is_empty()
-        || switch.endpoints.iter().any(|change| {
-            let place = |endpoint: &Option<_>| {
-                let endpoint: Option<&alloc::sync::Arc<netpol_core::ir::Endpoint>> =
-                    endpoint.as_ref();
-                endpoint.map(|endpoint| (endpoint.addresses.clone(), endpoint.node.clone()))
-            };
-            place(&change.before) != place(&change.after)
         })
 }
 

@@ -9,7 +9,7 @@ use netpol_core::engine::{Create, Delete, Delta, EndpointChange, MemberChange, S
 use netpol_core::ir::{Direction, Endpoint, Family, PeerSetId, PipelineId, Ruleset};
 use netpol_core::net::AddressSet;
 
-use super::binding::{Bindings, Redirect, keeps_keys, moves_addresses, one_side};
+use super::binding::{Bindings, Redirect, keeps_keys, one_side};
 use super::builder::{Builder, LARGE};
 use super::left::Left;
 use super::state::{Log, Lowering, Object};
@@ -176,7 +176,7 @@ impl Lowering {
                 changes.order = order;
                 BTreeSet::new()
             }
-            Way::MakeAnew => self.make_anew(ruleset, &delta.switch.members),
+            Way::MakeAnew => self.make_anew(ruleset, &delta.switch.members, &mut changes.bindings),
         };
         let rebinds = !delta.switch.endpoints.is_empty() || !delta.switch.nodes.is_empty();
         if rebinds || way == Way::MakeAnew {
@@ -211,8 +211,21 @@ impl Lowering {
 
     /// Gives the sets that hold members that change other names, under which they will be made with the members they are to
     /// have. Returns the pipelines that ask about them, which are lowered again.
-    fn make_anew(&mut self, ruleset: &Ruleset, members: &[MemberChange]) -> BTreeSet<PipelineId> {
+    fn make_anew(
+        &mut self,
+        ruleset: &Ruleset,
+        members: &[MemberChange],
+        bindings: &mut Bindings,
+    ) -> BTreeSet<PipelineId> {
         for change in members {
+            let uses = self.uses.get(&change.set).copied().unwrap_or_default();
+            let both = || change.joins.iter().chain(change.leaves.iter());
+            if uses.egress + uses.ordered > 0 {
+                bindings.members.egress.extend(both());
+            }
+            if uses.ingress + uses.ordered > 0 {
+                bindings.members.ingress.extend(both());
+            }
             for name in self.holders.get(&change.set).into_iter().flatten() {
                 let plain = unversioned(name);
                 // The old name counts too: a set may come back to the members that it had.
@@ -223,6 +236,7 @@ impl Lowering {
         let own = own(ruleset);
         if self.own != own {
             self.own = own;
+            bindings.is_more = true;
             return self.forget_entries();
         }
         self.forget_entries_of(&members.iter().map(|change| change.set).collect())
@@ -240,13 +254,15 @@ impl Lowering {
         let both = endpoints.iter().flat_map(|change| change.before.iter().chain(&change.after));
         let touched: BTreeSet<IpAddr> =
             both.flat_map(|endpoint| &endpoint.addresses).copied().collect();
-        let (bound, dispatched) = (self.bound(&touched), self.dispatched.clone());
         let again = || {
             let bound = |endpoint: &&Endpoint| {
                 pipelines.contains(&endpoint.ingress) || pipelines.contains(&endpoint.egress)
             };
             ruleset.endpoints().filter(|_| !pipelines.is_empty()).filter(bound)
         };
+        let mut all = touched.clone();
+        all.extend(again().flat_map(|endpoint| &endpoint.addresses));
+        let (bound, dispatched) = (self.bound(&all), self.dispatched.clone());
         let before = endpoints.iter().filter_map(|change| change.before.as_deref());
         for before in before.chain(again()) {
             for address in &before.addresses {
@@ -270,13 +286,12 @@ impl Lowering {
             builder.bind(after);
         }
         builder.state.dispatch.retain(|_, entries| !entries.is_empty());
-        let now = builder.state.bound(&touched);
-        changes.bindings = Bindings::between(&bound, &now, &builder.state.table);
-        // Strict mode asks who is known before it asks anything else.
-        let is_strict = !ruleset.pod_ranges().is_empty();
-        changes.bindings.is_more = !pipelines.is_empty()
-            || !switch.nodes.is_empty()
-            || is_strict && moves_addresses(switch);
+        let now = builder.state.bound(&all);
+        changes.bindings.lead(&touched, &bound, &now, &builder.state.table);
+        changes.bindings.is_more |= !switch.nodes.is_empty();
+        if !ruleset.pod_ranges().is_empty() {
+            changes.bindings.know(switch);
+        }
         if keeps_keys(switch)
             && builder.has_own_pairs()
             && let Some(redirects) = one_side(&dispatched, &bound, &now)
