@@ -70,9 +70,23 @@ fn waits_with(
     changes: &[String],
     verdict: Verdict,
 ) -> usize {
-    let read = |text: &str| match text.strip_prefix(GONE) {
-        Some(pod) => vec![Event::DeletePod(ObjectRef::new("default", pod))],
-        None => puts(&read_str("meeting.yaml", text, &ReadOptions::default()).unwrap().cluster),
+    let read = |text: &str| {
+        let mut events = Vec::new();
+        let mut rest = text;
+        while let Some((line, behind)) = rest.split_once('\n') {
+            if let Some(pod) = line.strip_prefix(GONE) {
+                events.push(Event::DeletePod(ObjectRef::new("default", pod)));
+            } else if let Some(policy) = line.strip_prefix(NO_POLICY) {
+                events.push(Event::DeleteNetworkPolicy(ObjectRef::new("default", policy)));
+            } else {
+                break;
+            }
+            rest = behind;
+        }
+        events.extend(puts(
+            &read_str("meeting.yaml", rest, &ReadOptions::default()).unwrap().cluster,
+        ));
+        events
     };
     let mut waits = 0;
     for style in styles() {
@@ -96,8 +110,9 @@ fn waits_with(
     waits
 }
 
-/// In front of the name of a pod that goes.
+/// In front of the name of a pod, or a policy, that goes.
 const GONE: &str = "gone: ";
+const NO_POLICY: &str = "no policy: ";
 const CLIENT: &str = "10.0.0.2";
 const PEER: &str = "10.0.1.1";
 
@@ -204,11 +219,50 @@ fn no_packet_under_way_passes_where_one_side_closes_as_the_other_opens() {
     // The same by members.
     let members = [server(""), client(", one: is")].concat();
     assert!(waits(CLIENT, &objects, &[members, behind()], Verdict::Deny) > 0);
+    // By a policy that comes and one that goes.
+    let none = policy("none", "client", "policyTypes: [Egress]");
+    let objects = [server(""), pod("client", "", PEER), pod("peer", "", "10.0.1.2")];
+    let changes = [format!("{NO_POLICY}in\n{none}"), behind()];
+    let objects = objects.map(|pod| pod.replace("app: client", "app: sender"));
+    let changes = changes.map(|change| change.replace("app: client", "app: sender"));
+    assert!(waits(PEER, &objects, &changes, Verdict::Deny) > 0);
+    // And the other way round: the source's side opens.
+    let receiver = pod("receiver", "", "10.0.0.1");
+    let objects = [none, pod("client", "", PEER), receiver, pod("peer", "", "10.0.1.2")];
+    let objects = objects.map(|text| text.replace("app: client", "app: sender"));
+    let shut = policy("shut", "receiver", "ingress: []");
+    let changes = [format!("{NO_POLICY}none\n{shut}"), behind()];
+    assert!(waits(PEER, &objects, &changes, Verdict::Deny) > 0);
+}
+
+#[test]
+fn no_packet_under_way_of_a_pod_passes_that_may_send_less_with_a_label_by_which_it_is_admitted() {
+    let none = policy("none", "peer", "policyTypes: [Egress]").replace("app: peer", "one: is");
+    let peer = |labels| pod("peer", labels, PEER);
+    let objects = [none, server(""), peer(""), client("")];
+    let more = policy("more", "client", "ingress: []");
+    assert!(waits(PEER, &objects, &[peer(", one: is"), more], Verdict::Deny) > 0);
+}
+
+#[test]
+fn no_packet_under_way_goes_wrong_where_sets_are_made_anew() {
+    // Members and rules of others at once make sets anew.
+    let more = policy("more", "other", "ingress: []");
+    let other = pod("other", "", "10.0.1.2");
+    let peer = |labels| pod("peer", labels, PEER).replace("n1", "n2");
+    let objects = [server(""), other.clone(), peer(", two: is")];
+    let changes = [[peer(", one: is, two: is"), more.clone()].concat(), peer(", one: is")];
+    assert!(waits(PEER, &objects, &changes, Verdict::Allow) > 0);
+    let objects = [server(", friend: is"), client(""), other];
+    let changes = [[server(""), more.clone()].concat(), client(", one: is")];
+    assert!(waits(CLIENT, &objects, &changes, Verdict::Deny) > 0);
+    let changes = [server(""), [client(", one: is"), more].concat()];
+    assert!(waits(CLIENT, &objects, &changes, Verdict::Deny) > 0);
 }
 
 #[test]
 fn no_packet_under_way_reaches_a_pod_that_goes() {
-    let gone = format!("{GONE}server");
+    let gone = format!("{GONE}server\n");
     // As a peer it is sent to no more.
     let objects = [server(", friend: is"), client(""), pod("peer", "", PEER)];
     assert!(waits(CLIENT, &objects, &[gone.clone(), behind()], Verdict::Deny) > 0);
