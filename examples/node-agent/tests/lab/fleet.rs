@@ -50,6 +50,8 @@ pub(crate) struct Fleet {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Backend {
     Ebpf,
+    /// At the interfaces of pods.
+    EbpfTc,
     IptablesLegacy,
     IptablesNft,
     Nft,
@@ -60,10 +62,16 @@ impl Backend {
     pub(crate) const fn options(self) -> &'static [&'static str] {
         match self {
             Self::Ebpf => &["--backend", "ebpf", "--ebpf-pins", BPF],
+            Self::EbpfTc => &["--backend", "ebpf-tc", "--ebpf-pins", BPF],
             Self::IptablesLegacy => &["--backend", "iptables", "--iptables-variant", "legacy"],
             Self::IptablesNft => &["--backend", "iptables", "--iptables-variant", "nft"],
             Self::Nft => &["--backend", "nft"],
         }
+    }
+
+    /// Whether what it leaves in the kernel is pinned.
+    pub(crate) const fn pins(self) -> bool {
+        matches!(self, Self::Ebpf | Self::EbpfTc)
     }
 }
 
@@ -71,6 +79,7 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ebpf => "ebpf",
+            Self::EbpfTc => "ebpf-tc",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
             Self::Nft => "nft",
@@ -112,7 +121,7 @@ impl Fleet {
         let folder = format!("{name}-{}", setup.backend);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder);
         fs::create_dir_all(&folder).unwrap();
-        if setup.backend == Backend::Ebpf {
+        if setup.backend.pins() {
             // Of this thread and of those that it starts from now on.
             bpf_file_system(Path::new(BPF)).unwrap();
         }
@@ -386,7 +395,7 @@ impl Drop for Fleet {
                 self.kill(agent);
             }
             // Pinned hooks keep a network namespace alive.
-            if self.setup.backend == Backend::Ebpf {
+            if self.setup.backend.pins() {
                 self.command(agent, &["remove"]);
             }
         }
