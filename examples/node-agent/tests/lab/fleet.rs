@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::RwLock;
 use std::time::Instant;
 
-use netpol_conformance::api_server::{ApiServer, Options};
+use netpol_conformance::api_server::{self, ApiServer, Options};
 use netpol_conformance::cases::e2e::{Change, Step};
 use netpol_conformance::exam::{Exam, Report};
 use netpol_conformance::netlab::{Observation, Probe, bpf_file_system};
@@ -410,13 +410,7 @@ impl Agent {
         let address = listener.local_addr().unwrap();
         server.listen(listener);
         let kubeconfig = folder.join(format!("{node}.kubeconfig"));
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{address}") } }],
-            "users": [{ "name": "test", "user": {} }],
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        });
-        fs::write(&kubeconfig, text.to_string()).unwrap();
+        fs::write(&kubeconfig, api_server::kubeconfig(address)).unwrap();
         let _ = fs::remove_file(folder.join(format!("{node}.log")));
         Self { node, kubeconfig, process: None }
     }
