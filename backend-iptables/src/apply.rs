@@ -41,9 +41,9 @@ use netpol_core::ir::{Family, Ruleset};
 
 use crate::lower::role::Role;
 use crate::lower::{Layout, Memory};
-use crate::netlink::{Commands, Ipset, Kind, Log, freed, grace};
+use crate::netlink::{Commands, Ipset, Kind, Log, freed};
 use crate::restore::{Name, PREFIX};
-use crate::{Iptables, OwnAddress};
+use crate::{Iptables, OwnAddress, sys};
 use change::{Op, Plan};
 use hearing::Hearing;
 use held::{Fill, Held};
@@ -514,7 +514,7 @@ impl Home {
 
 /// Waits until packets that are on their way have come through.
 fn packets_leave() {
-    if !grace() {
+    if !sys::grace() {
         // Longer than any packet is under way.
         thread::sleep(Duration::from_millis(20));
     }

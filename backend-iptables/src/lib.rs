@@ -9,6 +9,8 @@ mod lower;
 #[cfg(feature = "apply")]
 mod netlink;
 pub mod restore;
+#[cfg(feature = "apply")]
+mod sys;
 
 #[cfg(feature = "apply")]
 #[cfg_attr(docsrs, doc(cfg(feature = "apply")))]

@@ -12,4 +12,4 @@ mod socket;
 pub(crate) use generation::{freed, generation};
 pub(crate) use ipset::{Commands, Failure, Ipset, Kind, Listed, Refusal};
 pub(crate) use log::{Log, Packet};
-pub(crate) use socket::{Socket, grace, legacy_table};
+pub(crate) use socket::{Socket, legacy_table};

@@ -264,6 +264,18 @@ impl ApiServer {
     }
 }
 
+/// What leads a client to a server without access control: a kubeconfig, as JSON.
+#[must_use]
+pub fn kubeconfig(server: SocketAddr) -> String {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{server}") } }],
+        "users": [{ "name": "test", "user": {} }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+    });
+    config.to_string()
+}
+
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.listeners = None;

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use netpol_conformance::api_server::{ApiServer, Options};
+use netpol_conformance::api_server::{self, ApiServer, Options};
 use serde_json::{Value, json};
 
 struct Kubectl {
@@ -26,13 +26,7 @@ impl Kubectl {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kubectl");
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", server.address()) } }],
-            "users": [{ "name": "test", "user": {} }],
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        });
-        fs::write(folder.join("config"), config.to_string()).unwrap();
+        fs::write(folder.join("config"), api_server::kubeconfig(server.address())).unwrap();
         Some(Self { _server: server, folder })
     }
 

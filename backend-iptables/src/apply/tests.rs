@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test support")]
 
 use alloc::sync::Arc;
-use std::os::fd::AsRawFd as _;
+use std::fs::File;
 use std::time::Instant;
 
 use netpol_conformance::events::puts;
@@ -55,6 +55,11 @@ fn in_namespace(test: fn(Variant)) {
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
+}
+
+/// What whoever changes the old tables locks.
+fn lock_file() -> File {
+    File::options().append(true).create(true).open("/run/xtables.lock").unwrap()
 }
 
 /// A small cluster, as one of its nodes sees it.
@@ -130,17 +135,9 @@ fn a_peer_that_comes_or_goes_touches_no_rule_and_takes_no_lock() {
                 variant.save(family).unwrap().replace(|c: char| c.is_ascii_digit(), "")
             })
         };
-        let lock = std::fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open("/run/xtables.lock")
-            .unwrap();
+        let lock = lock_file();
         let before = rules();
-        // SAFETY: no pointers.
-        #[expect(unsafe_code, reason = "the standard library of this version locks in another way")]
-        let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
-        assert_eq!(locked, 0);
+        lock.lock().unwrap();
         let node = engine.snapshot().scope().clone();
         let remote = |pod: &Pod| Some(node.clone()) != pod.node.clone().map(Scope::Node);
         let mut changes = 0;
@@ -166,16 +163,8 @@ fn a_lock_that_others_hold_is_waited_for_and_then_named() {
     in_namespace(|variant| {
         let (_, engine) = small(60, MINIMAL);
         let mut dataplane = IptablesDataplane::with_variant(variant).with_patience(1);
-        let lock = std::fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open("/run/xtables.lock")
-            .unwrap();
-        // SAFETY: no pointers.
-        #[expect(unsafe_code, reason = "the standard library of this version locks in another way")]
-        let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
-        assert_eq!(locked, 0);
+        let lock = lock_file();
+        lock.lock().unwrap();
         let begun = Instant::now();
         let synced = dataplane.sync(engine.snapshot());
         match variant {
@@ -237,16 +226,7 @@ fn the_commands_that_wait_are_used_hold_no_lock_and_end_with_the_dataplane() {
         switch(&cluster, &mut engine, &mut dataplane, |dataplane, ruleset, how| {
             assert_eq!((how, waiting(dataplane)), (Updated::ByDelta, first.clone()));
             // A lock that nobody else can have, for this is a file system of our own.
-            let lock = std::fs::File::options().append(true).create(true).open("/run/xtables.lock");
-            let lock = lock.unwrap();
-            #[expect(
-                unsafe_code,
-                reason = "the standard library of this version locks in another way"
-            )]
-            // SAFETY: no pointers.
-            let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-            assert_eq!(locked, 0);
-            drop(lock);
+            lock_file().try_lock().unwrap();
             assert_eq!(dataplane.verify(ruleset).unwrap(), []);
         });
         dataplane.remove().unwrap();

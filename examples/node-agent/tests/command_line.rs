@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use netpol_conformance::api_server::{ApiServer, Options};
+use netpol_conformance::api_server::{self, ApiServer, Options};
 use serde_json::json;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_netpol-agent");
@@ -25,14 +25,8 @@ fn api(name: &str) -> (ApiServer, PathBuf) {
     server.put(&namespace).unwrap();
     server.put(&pod).unwrap();
     server.put(&policy).unwrap();
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", server.address()) } }],
-        "users": [{ "name": "test", "user": {} }],
-        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-    });
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.kubeconfig"));
-    fs::write(&path, config.to_string()).unwrap();
+    fs::write(&path, api_server::kubeconfig(server.address())).unwrap();
     (server, path)
 }
 

@@ -17,7 +17,7 @@ use std::process::Command;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use netpol_conformance::api_server::{ApiServer, Options};
+use netpol_conformance::api_server::{self, ApiServer, Options};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -150,13 +150,7 @@ fn every_variable_of_the_daemon_set_is_one_the_agent_reads() {
 fn the_role_allows_exactly_what_the_agent_asks() {
     let server = ApiServer::start(Options::default()).unwrap();
     let kubeconfig = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("role.kubeconfig");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", server.address()) } }],
-        "users": [{ "name": "test", "user": {} }],
-        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-    });
-    fs::write(&kubeconfig, config.to_string()).unwrap();
+    fs::write(&kubeconfig, api_server::kubeconfig(server.address())).unwrap();
     let status = Command::new(env!("CARGO_BIN_EXE_netpol-agent"))
         .args(["--node-name", "n", "--once", "--dry-run", "--kubeconfig"])
         .arg(&kubeconfig)
@@ -255,13 +249,7 @@ fn kubectl_builds_the_base_and_every_overlay() {
 fn strict_mode_without_pod_ranges_is_refused_with_a_word_on_what_to_do() {
     let server = ApiServer::start(Options::default()).unwrap();
     let kubeconfig = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("strict.kubeconfig");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", server.address()) } }],
-        "users": [{ "name": "test", "user": {} }],
-        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-    });
-    fs::write(&kubeconfig, config.to_string()).unwrap();
+    fs::write(&kubeconfig, api_server::kubeconfig(server.address())).unwrap();
     let told = || {
         let mut agent = Command::new(env!("CARGO_BIN_EXE_netpol-agent"));
         agent.args(["--node-name", "n", "--strict", "--dry-run", "--once", "--socket", ""]);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use netpol_conformance::api_server::{ApiServer, Options};
+use netpol_conformance::api_server::{self, ApiServer, Options};
 use serde_json::json;
 
 const PODS: u32 = 10_000;
@@ -49,13 +49,7 @@ fn an_agent_holds_ten_thousand_pods_in_little_memory() {
         server.put(&policy).unwrap();
     }
     let kubeconfig = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("memory.kubeconfig");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", server.address()) } }],
-        "users": [{ "name": "test", "user": {} }],
-        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-    });
-    fs::write(&kubeconfig, config.to_string()).unwrap();
+    fs::write(&kubeconfig, api_server::kubeconfig(server.address())).unwrap();
     let began = Instant::now();
     let mut agent = Command::new(env!("CARGO_BIN_EXE_netpol-agent"))
         .args(["--node-name", "node-7", "--dry-run", "--listen", "127.0.0.1:0", "--kubeconfig"])

@@ -24,6 +24,8 @@ const WILD: u32 = 3;
 const WITHOUT_DELTAS: Duration = Duration::from_secs(10);
 /// The part of the changes that must have been made however slow the machine is.
 const AT_LEAST: usize = 200;
+/// So much is told of what is wrong; more of it proves no more.
+const TOLD: usize = 20;
 
 /// Two backends at once would count each other's time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -54,7 +56,7 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
     let time = Duration::from_secs(seconds.into());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let begun = Instant::now();
-    let (wild, wrong) = in_world(backend(), seed.into(), Temper::Wild, time / WILD, amount);
+    let (wild, wrong) = in_world(backend(), seed.into(), Temper::Wild, time / WILD, amount, TOLD);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let left = Amount {
         updates: amount.updates.saturating_sub(wild.updates),
@@ -62,7 +64,7 @@ pub(super) fn holds(backend: Backend, amount: Amount) {
         seconds,
     };
     let time = time - begun.elapsed().min(time);
-    let (calm, wrong) = in_world(backend(), seed.into(), Temper::Calm, time, left);
+    let (calm, wrong) = in_world(backend(), seed.into(), Temper::Calm, time, left, TOLD);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let (updates, syncs) = (wild.updates + calm.updates, wild.syncs + calm.syncs);
     if updates < amount.updates || syncs < amount.syncs {
@@ -83,18 +85,20 @@ pub(super) fn catches(backend: Backend) {
     for bug in [Bug::OpensInBetween, Bug::ForgetsChanges] {
         let planted = Box::new(Planted::new(backend(), bug));
         let amount = Amount { updates: 150, syncs: 8, seconds: 10 };
-        let (_, wrong) = in_world(planted, 1, Temper::Wild, time, amount);
+        let (_, wrong) = in_world(planted, 1, Temper::Wild, time, amount, 1);
         assert!(!wrong.is_empty(), "{bug:?} was not caught");
     }
 }
 
-/// Makes changes in a world of a temper until there are enough or the time is over. Returns what was wrong, too.
+/// Makes changes in a world of a temper until there are enough of them or of what is wrong, or the time is over. Returns
+/// what was wrong, too.
 fn in_world(
     mut dataplane: Box<dyn Dataplane + Send>,
     seed: u64,
     temper: Temper,
     time: Duration,
     amount: Amount,
+    enough: usize,
 ) -> (Made, Vec<String>) {
     let mut world = World::new(seed, 1500, temper);
     let flows = world.flows.clone();
@@ -105,12 +109,12 @@ fn in_world(
     crowd.forget_after(3).unwrap();
     let history = History::new(world.verdicts());
     let mut traffic = Traffic::new(&crowd, &flows, &history);
-    let ended = AtomicBool::new(false);
+    let (ended, is_wrong) = (AtomicBool::new(false), AtomicBool::new(false));
     let begun = Instant::now();
     let (rest, rests) = mpsc::channel::<Vec<bool>>();
     let (rested, resume) = mpsc::channel::<()>();
     let made = thread::scope(|scope| {
-        let (crowd, history, ended) = (&crowd, &history, &ended);
+        let (crowd, history, ended, is_wrong) = (&crowd, &history, &ended, &is_wrong);
         let (world, dataplane) = (&mut world, &mut dataplane);
         let changes = scope.spawn(move || {
             let _ending = Ending(ended);
@@ -120,6 +124,7 @@ fn in_world(
                     let took = begun.elapsed();
                     (made.updates >= amount.updates && made.syncs >= amount.syncs)
                         || took > time
+                        || is_wrong.load(Ordering::Relaxed)
                         || (made.by_sync * 10 > made.updates * 9 && took > WITHOUT_DELTAS)
                 };
                 // Of so many changes one is a sync.
@@ -155,6 +160,7 @@ fn in_world(
             crowd.in_node(change).unwrap()
         });
         while !ended.load(Ordering::SeqCst) {
+            is_wrong.store(traffic.tally.wrong.len() >= enough, Ordering::Relaxed);
             match rests.try_recv() {
                 Ok(verdicts) => {
                     traffic.check_all(&verdicts);
@@ -195,7 +201,7 @@ fn in_world(
     // What is wrong is wrong however little was asked.
     let is_enough = tally.judged > 2000 && tally.denied > 100 && tally.answers > 100;
     assert!(is_enough || !tally.wrong.is_empty(), "{tally:?}");
-    (made, tally.wrong.iter().take(20).cloned().collect())
+    (made, tally.wrong.iter().take(TOLD).cloned().collect())
 }
 
 /// Tells that the changes have ended, also where they ended by a panic.

@@ -4,7 +4,6 @@
 //! command repeats comments: the one behind a `COMMIT` comes back if, and only if, that was good, since a failure ends the
 //! command. So the proof of a change comes with it, and not with the end of the process, for which nf_tables has it wait
 //! until all memory of deleted rules is free: ten times as long as all the rest.
-#![expect(unsafe_code, reason = "the standard library cannot wait for several ends of pipes")]
 
 use alloc::format;
 use alloc::string::String;
@@ -12,11 +11,12 @@ use alloc::vec::Vec;
 use core::ffi::{c_int, c_short};
 use core::time::Duration;
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use super::child::{self, Child};
+use crate::sys;
 
 /// One process carries out so many texts: these commands were not written to live for ever.
 const TEXTS: u32 = 200;
@@ -75,10 +75,11 @@ impl Standing {
         let (stdin, mut input) = io::pipe()?;
         let (output, stdout) = io::pipe()?;
         let (errors, stderr) = io::pipe()?;
-        do_not_block(&input)?;
-        do_not_block(&output)?;
-        do_not_block(&errors)?;
-        let ends = [stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
+        // The other end of a pipe is a file of its own, so the child's ends block.
+        for end in [input.as_fd(), output.as_fd(), errors.as_fd()] {
+            sys::do_not_block(end)?;
+        }
+        let ends = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
         let child = child::start(program, arguments, ends)?;
         // Fits into an empty pipe. Where the program has ended already, that is found when it is told something.
         let _ = input.write_all(comment(0).as_bytes());
@@ -214,15 +215,6 @@ fn is_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-fn do_not_block(end: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: no pointers. The other end of a pipe is a file of its own, so the child's ends block.
-    let done = unsafe {
-        let flags = libc::fcntl(end.as_raw_fd(), libc::F_GETFL);
-        flags >= 0 && libc::fcntl(end.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
-    };
-    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Waits until something can be read, or written, or has ended; returns where.
 fn wait(
     output: &PipeReader,
@@ -235,20 +227,11 @@ fn wait(
         end(output.as_raw_fd(), libc::POLLIN),
         end(errors.as_raw_fd(), libc::POLLIN),
         // The kernel passes over negative numbers.
-        end(input.map_or(-1, AsRawFd::as_raw_fd), libc::POLLOUT),
+        end(input.map_or(-1, |input| input.as_raw_fd()), libc::POLLOUT),
     ];
     let limit = limit.map_or(-1, |limit| c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX));
-    loop {
-        // SAFETY: the array lives through the call, and has three elements.
-        let ready = unsafe { libc::poll(ends.as_mut_ptr(), 3, limit) };
-        if ready >= 0 {
-            return Ok(ends.map(|end| end.revents != 0));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+    sys::poll(&mut ends, limit)?;
+    Ok(ends.map(|end| end.revents != 0))
 }
 
 #[cfg(test)]

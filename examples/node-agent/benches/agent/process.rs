@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use netpol_conformance::api_server;
 use netpol_conformance::netlab::bpf_file_system;
-use serde_json::json;
 
 pub(crate) struct Agent {
     process: Child,
@@ -34,13 +34,7 @@ impl Agent {
         more: &[&str],
     ) -> Self {
         let kubeconfig = folder().join(format!("{node}-{}.kubeconfig", server.port()));
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{server}") } }],
-            "users": [{ "name": "test", "user": {} }],
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        });
-        fs::write(&kubeconfig, config.to_string()).unwrap();
+        fs::write(&kubeconfig, api_server::kubeconfig(server)).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_netpol-agent"))
             .args(["--node-name", node, "--log", "warn", "--listen", &listens.to_string()])
             .arg("--kubeconfig")

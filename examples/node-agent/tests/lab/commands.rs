@@ -30,7 +30,7 @@ pub(crate) fn once_and_dry_run(backend: Backend) {
         fleet.command(agent, &[arguments.as_slice(), more].concat())
     };
     let shown = match backend {
-        Backend::Ebpf => "words: policy, class",
+        Backend::Ebpf | Backend::EbpfTc => "words: policy, class",
         Backend::IptablesLegacy | Backend::IptablesNft => "-A NETPOL-FORWARD ",
         Backend::Nft => "table inet netpol",
     };
@@ -142,7 +142,7 @@ pub(crate) fn metrics(backend: Backend) {
     assert!(told(&metrics, bytes) >= 40.0, "{metrics}");
     assert_eq!(told(&metrics, "oldest_unapplied_change_seconds"), 0.0);
     assert_eq!(told(&metrics, "drift_repairs_total"), 0.0);
-    assert_eq!(told(&metrics, "atoms") > 0.0, backend == Backend::Ebpf, "{metrics}");
+    assert_eq!(told(&metrics, "atoms") > 0.0, backend.pins(), "{metrics}");
     assert!(!metrics.contains("apply_failures_total{"), "{metrics}");
 }
 

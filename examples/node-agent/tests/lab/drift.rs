@@ -11,7 +11,7 @@ use crate::fleet::{Backend, Fleet, Setup};
 /// What somebody does in a node, as shell scripts. They fail where there is nothing to do it to.
 const fn vandals(backend: Backend) -> &'static [&'static str] {
     match backend {
-        Backend::Ebpf => &["own=$(stat -Lc %i /proc/self/ns/net); \
+        Backend::Ebpf | Backend::EbpfTc => &["own=$(stat -Lc %i /proc/self/ns/net); \
             for f in $(find $PINS -path \"*$own*\" -type f); do bpftool link detach pinned $f && exit 0; done; exit 1"],
         Backend::IptablesLegacy => &["iptables-legacy -F FORWARD", EMPTY_A_SET],
         Backend::IptablesNft => &["iptables-nft -F FORWARD", EMPTY_A_SET],

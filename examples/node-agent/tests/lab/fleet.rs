@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::RwLock;
 use std::time::Instant;
 
-use netpol_conformance::api_server::{ApiServer, Options};
+use netpol_conformance::api_server::{self, ApiServer, Options};
 use netpol_conformance::cases::e2e::{Change, Step};
 use netpol_conformance::exam::{Exam, Report};
 use netpol_conformance::netlab::{Observation, Probe, bpf_file_system};
@@ -50,6 +50,8 @@ pub(crate) struct Fleet {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Backend {
     Ebpf,
+    /// At the interfaces of pods.
+    EbpfTc,
     IptablesLegacy,
     IptablesNft,
     Nft,
@@ -60,10 +62,16 @@ impl Backend {
     pub(crate) const fn options(self) -> &'static [&'static str] {
         match self {
             Self::Ebpf => &["--backend", "ebpf", "--ebpf-pins", BPF],
+            Self::EbpfTc => &["--backend", "ebpf-tc", "--ebpf-pins", BPF],
             Self::IptablesLegacy => &["--backend", "iptables", "--iptables-variant", "legacy"],
             Self::IptablesNft => &["--backend", "iptables", "--iptables-variant", "nft"],
             Self::Nft => &["--backend", "nft"],
         }
+    }
+
+    /// Whether what it leaves in the kernel is pinned.
+    pub(crate) const fn pins(self) -> bool {
+        matches!(self, Self::Ebpf | Self::EbpfTc)
     }
 }
 
@@ -71,6 +79,7 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ebpf => "ebpf",
+            Self::EbpfTc => "ebpf-tc",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
             Self::Nft => "nft",
@@ -112,7 +121,7 @@ impl Fleet {
         let folder = format!("{name}-{}", setup.backend);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder);
         fs::create_dir_all(&folder).unwrap();
-        if setup.backend == Backend::Ebpf {
+        if setup.backend.pins() {
             // Of this thread and of those that it starts from now on.
             bpf_file_system(Path::new(BPF)).unwrap();
         }
@@ -386,7 +395,7 @@ impl Drop for Fleet {
                 self.kill(agent);
             }
             // Pinned hooks keep a network namespace alive.
-            if self.setup.backend == Backend::Ebpf {
+            if self.setup.backend.pins() {
                 self.command(agent, &["remove"]);
             }
         }
@@ -401,13 +410,7 @@ impl Agent {
         let address = listener.local_addr().unwrap();
         server.listen(listener);
         let kubeconfig = folder.join(format!("{node}.kubeconfig"));
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{address}") } }],
-            "users": [{ "name": "test", "user": {} }],
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        });
-        fs::write(&kubeconfig, text.to_string()).unwrap();
+        fs::write(&kubeconfig, api_server::kubeconfig(address)).unwrap();
         let _ = fs::remove_file(folder.join(format!("{node}.log")));
         Self { node, kubeconfig, process: None }
     }

@@ -161,6 +161,7 @@ macro_rules! held {
 }
 
 held!(ebpf, Backend::Ebpf);
+held!(ebpf_tc, Backend::EbpfTc);
 held!(iptables_legacy, Backend::IptablesLegacy);
 held!(iptables_nft, Backend::IptablesNft);
 held!(nft, Backend::Nft);

@@ -22,7 +22,7 @@ pub(crate) fn other_bits(backend: Backend) {
     let shift = match backend {
         Backend::Nft => 20,
         Backend::IptablesLegacy | Backend::IptablesNft => 8,
-        Backend::Ebpf => return, // It marks nothing.
+        Backend::Ebpf | Backend::EbpfTc => return, // They mark nothing.
     };
     let base = e2e::nine_pods();
     let setup = Setup { arguments: vec!["--mark", OURS], ..Setup::of(backend) };
