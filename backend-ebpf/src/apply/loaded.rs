@@ -322,7 +322,7 @@ impl Loaded {
         image: &MapImage,
         surroundings: &Surroundings,
     ) -> Result<Self, LoadError> {
-        let (connections, _) = Connections::create(None)?;
+        let connections = Connections::create(None)?;
         let largest = |last: Option<&u32>| last.copied().unwrap_or(0);
         let (pods, policies) = (image.pods.keys().next_back(), image.policies.keys().next_back());
         let beginning = Beginning {

@@ -21,7 +21,7 @@ use super::super::pins::Pins;
 use super::super::program::{TC, TC_FROM, TC_TO};
 use super::super::sys::{self, Map};
 use super::attachment::{Attach, Attachment, Way, take_filters};
-use super::connections::{Connections, FLOWS_PIN, Times};
+use super::connections::{self, Connections, Times};
 use super::interfaces::{ByRoute, Interfaces, all_interfaces, own_addresses};
 use super::surroundings::{Service, Surroundings};
 use crate::Established;
@@ -162,11 +162,7 @@ impl AtInterfaces {
             None => Ok(None),
             Some(pins) => pins.get(name).map_err(|error| pin_refused(name, error)),
         };
-        let (connections, is_new) = Connections::create(pins)?;
-        if let Some(pins) = pins.filter(|_| is_new) {
-            let put = pins.put(FLOWS_PIN, connections.flows.descriptor());
-            put.map_err(|error| pin_refused(FLOWS_PIN, error))?;
-        }
+        let connections = Connections::create(pins)?;
         let place = Place::Interfaces(&connections, &surroundings);
         let live = Live::load(place, ruleset, limits, (first_version(), established))?;
         let (slot, is_new) = match pinned(SLOT_PIN)? {
@@ -494,7 +490,8 @@ fn remove_filters(but: &BTreeSet<u32>) -> io::Result<()> {
 pub(crate) fn remove_pinned(pins: &Pins) -> io::Result<()> {
     collect(pins, |_| false)?;
     remove_filters(&BTreeSet::new())?;
-    for name in [Way::FromPod.name(), Way::ToPod.name(), FLOWS_PIN, SLOT_PIN] {
+    let others = [Way::FromPod.name(), Way::ToPod.name(), SLOT_PIN];
+    for name in others.into_iter().chain(connections::PINS) {
         pins.take(name)?;
     }
     pins.close()
