@@ -128,13 +128,19 @@ impl Loaded {
         let counts = create("counts", PER_PROCESSOR_ARRAY, 4, 16, 0, counters)?;
         let rate = create("rate", PER_PROCESSOR_ARRAY, 4, 24, 0, 1)?;
         let denied = create("denied", RING, 0, 0, 0, RING_SIZE)?;
-        let state = create("state", ARRAY, 4, 40, MAPPABLE, 1)?;
+        let state = create("state", ARRAY, 4, 48, MAPPABLE, 1)?;
+        let surroundings = match place {
+            Place::Netfilter(..) => None,
+            Place::Interfaces(_, surroundings) => Some(Tables::create(surroundings, image, seed)?),
+        };
         let keeps = u32::from(beginning.established == Established::Keep);
         let mut value = beginning.version.to_ne_bytes().to_vec();
         value.extend(keeps.to_ne_bytes());
         value.extend(u32::from(image.is_strict()).to_ne_bytes());
         value.extend(seed.0.into_iter().flat_map(u64::to_ne_bytes));
-        value.extend([hosts.places().mask(), words.mask()].into_iter().flat_map(u32::to_ne_bytes));
+        let masks = surroundings.as_ref().map_or([0, 0], Tables::masks);
+        let masks = [hosts.places().mask(), words.mask()].into_iter().chain(masks);
+        value.extend(masks.flat_map(u32::to_ne_bytes));
         let refused_state = |source| refused("state", 1, source);
         state.update(&0_u32.to_ne_bytes(), &value).map_err(refused_state)?;
         let version = Version::of(state.descriptor()).map_err(refused_state)?;
@@ -152,16 +158,15 @@ impl Loaded {
             (RATE, rate.descriptor()),
             (STATE, state.descriptor()),
         ]);
-        let (program, surroundings) = match place {
+        let program = match place {
             Place::Netfilter(kernel, checked) => {
                 descriptors.push((CHECKED, checked.0.descriptor()));
-                (JUDGE.load(NETFILTER, Some(kernel), &descriptors)?, None)
+                JUDGE.load(NETFILTER, Some(kernel), &descriptors)?
             }
-            Place::Interfaces(connections, surroundings) => {
-                let tables = Tables::create(surroundings, image)?;
+            Place::Interfaces(connections, _) => {
                 descriptors.extend(connections.descriptors());
-                descriptors.extend(tables.descriptors());
-                (TC_JUDGE.load(TC, None, &descriptors)?, Some(tables))
+                descriptors.extend(surroundings.iter().flat_map(Tables::descriptors));
+                TC_JUDGE.load(TC, None, &descriptors)?
             }
         };
         let spare = spare(&room, image, beginning.largest);
@@ -186,6 +191,15 @@ impl Loaded {
 
     pub(super) const fn version(&self) -> &Version {
         &self.version
+    }
+
+    /// What packets at interfaces meet besides policies.
+    pub(super) const fn surroundings(&self) -> Option<&Tables> {
+        self.surroundings.as_ref()
+    }
+
+    pub(super) const fn surroundings_mut(&mut self) -> Option<&mut Tables> {
+        self.surroundings.as_mut()
     }
 
     pub(super) const fn ring(&mut self) -> &mut Ring {
@@ -229,6 +243,7 @@ impl Loaded {
         ]
         .into_iter()
         .any(|(garbage, spare)| garbage > spare / 2)
+            || self.surroundings.as_ref().is_some_and(Tables::is_littered)
     }
 
     /// Returns whether the tables have places for what a change writes.
@@ -285,6 +300,7 @@ impl Loaded {
     pub(super) fn sweep(&mut self, garbage: &Garbage) -> io::Result<()> {
         self.hosts.rested()?;
         self.words.rested()?;
+        self.surroundings.as_mut().map_or(Ok(()), Tables::rested)?;
         garbage.hosts.iter().try_for_each(|address| self.hosts.remove(*address))?;
         let words = &mut self.words;
         garbage.words.iter().try_for_each(|key| words.remove(rows::word_key(*key)).map(drop))?;

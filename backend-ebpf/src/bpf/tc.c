@@ -416,8 +416,8 @@ SECTION("judge") int run_judge(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	if (!work->to_pod) {
 		/* Nobody opens connections in another's name: what answers them would pass. */
-		__u32 *place = bpf_map_lookup_elem(PLACES, &packet->source);
-		if (place && *place != skb->ifindex)
+		const volatile struct entry *place = find(PLACES, STATE->places_mask, digest_of(&packet->source));
+		if (place && place->value != skb->ifindex)
 			return TC_ACT_SHOT;
 	}
 	contents(&reader, version6, work->ip, packet);
@@ -457,12 +457,14 @@ SECTION("judge") int run_judge(struct __sk_buff *skb)
 		if (work->is_reply)
 			turn(work);
 	} else {
-		__u32 interface = skb->ifindex;
+		/* Above all that is no key. */
+		__u64 interface = 1ULL << 32 | skb->ifindex;
 		work->state = 0;
 		work->kind = work->to_pod;
 		if (work->of_node)
 			work->kind |= OF_NODE;
-		else if (work->to_pod && skb->ingress_ifindex == interface && bpf_map_lookup_elem(ALONE, &interface))
+		else if (work->to_pod && skb->ingress_ifindex == skb->ifindex &&
+			 find(ALONE, STATE->alone_mask, interface))
 			work->kind |= HAIRPIN;
 	}
 	if (!(work->kind & OF_NODE) && !verdict(work))
