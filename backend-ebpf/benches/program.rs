@@ -228,7 +228,7 @@ fn established() {
     syn[14 + 20 + 13] = SYN;
     assert_eq!(loaded.ask_at(Side::ToPod, &syn).unwrap(), Verdict::Allow);
     // The empty program of the kind: what is no IP passes or not by its first bytes.
-    let mut arp = opens.clone();
+    let mut arp = opens;
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     println!(
         "at an interface, warm: ARP {:?}, opens {:?}, goes on {:?}, is answered {:?}\n",

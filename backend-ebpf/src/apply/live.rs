@@ -177,7 +177,7 @@ impl Live {
             (*network, self.history(network, *before).then(version, *now))
         };
         let networks: Vec<(IpNet, History)> = patch.networks.iter().map(then).collect();
-        self.loaded.prepare(&patch, &networks, version)?;
+        self.loaded.prepare(&patch, self.lowering.image(), &networks, version)?;
         self.loaded.version().set(version)?;
         self.version = version;
         self.is_lost = false;

@@ -17,7 +17,7 @@ use super::sys::{self, Map, Shape};
 use super::table::{ARRAY, MAPPABLE, Seed, Table};
 use super::tc::{Connections, Side, Surroundings, Tables};
 use crate::Established;
-use crate::image::{Hook, MapImage, Rows};
+use crate::image::{Hook, Host, MapImage, PodRow, Rows};
 use crate::lower::{Garbage, Patch};
 
 /// `enum bpf_map_type`.
@@ -252,10 +252,11 @@ impl Loaded {
     }
 
     /// Writes what a change needs, so that it is in force as soon as the version is this. `networks` are those of the
-    /// patch.
+    /// patch, `image` what it leads to.
     pub(super) fn prepare(
         &mut self,
         patch: &Patch,
+        image: &MapImage,
         networks: &[(IpNet, History)],
         version: u64,
     ) -> Result<(), LoadError> {
@@ -289,7 +290,7 @@ impl Loaded {
         }
         write(&pods, rows::PODS)?;
         for (address, _, now) in &patch.hosts {
-            let put = self.hosts.put(*address, version, now);
+            let put = self.hosts.put(*address, version, now, &policies_of(image, now));
             put.map_err(refused("hosts", patch.hosts.len()))?;
         }
         write(&table_of_networks, rows::NETWORKS)
@@ -384,7 +385,8 @@ impl Loaded {
     ) -> io::Result<Vec<&'static str>> {
         let version = self.version.get()?;
         let mut names = Vec::new();
-        let (host, is_old) = (|at| image.hosts.get(&at), |at| garbage.hosts.contains(&at));
+        let host = |at| image.hosts.get(&at).map(|host| (host, policies_of(image, host)));
+        let is_old = |at| garbage.hosts.contains(&at);
         if !self.hosts.are(host, image.hosts.len(), is_old, version)? {
             names.push("hosts");
         }
@@ -487,6 +489,11 @@ const fn by_map(rows: &Rows) -> [usize; 5] {
     [rows.networks, rows.pods, rows.policies, rows.ports, rows.ranges]
 }
 
+/// Returns the policies of the pod that an address is.
+fn policies_of(image: &MapImage, host: &Host) -> PodRow {
+    image.pods.get(&host.pod).copied().unwrap_or_default()
+}
+
 /// Returns the tables of an image. Where keys crowd together, another seed spreads them.
 fn filled(
     image: &MapImage,
@@ -498,7 +505,9 @@ fn filled(
         let hosts = || -> io::Result<Hosts> {
             let mut hosts = Hosts::create(room.hosts, MOST_REPLACED + 1024, seed)?;
             let mut all = image.hosts.iter();
-            all.try_for_each(|(address, host)| hosts.put(*address, 0, host))?;
+            all.try_for_each(|(address, host)| {
+                hosts.put(*address, 0, host, &policies_of(image, host))
+            })?;
             Ok(hosts)
         };
         let words = || -> io::Result<Table> {

@@ -276,7 +276,7 @@ OUTLINE int is_related(struct __sk_buff *skb, struct work *work)
 }
 
 /* Whether all that stands behind a Service may be reached: which of it is chosen is not to be seen here. */
-INLINE int service_passes(const struct service *service, const struct pod *of, __u32 pod, struct packet *packet)
+INLINE int service_passes(const struct service *service, const volatile struct pod *of, __u32 pod, struct packet *packet)
 {
 	if (!of->egress && !of->egress_to_node && !of->egress_of_hairpin)
 		return 1;
@@ -314,12 +314,11 @@ INLINE int verdict(struct work *work)
 	struct end destination = end_of(&packet->destination, version);
 	if (STATE->is_strict) {
 		if (is_unknown(source, &packet->source))
-			source.pod = NOBODY;
+			be_nobody(&source);
 		if (is_unknown(destination, &packet->destination))
-			destination.pod = NOBODY;
+			be_nobody(&destination);
 	}
-	struct pod *of_source = bpf_map_lookup_elem(PODS, &source.pod);
-	struct pod *of_destination = bpf_map_lookup_elem(PODS, &destination.pod);
+	const volatile struct pod *of_source = source.policies, *of_destination = destination.policies;
 	if (!of_source || !of_destination)
 		return 0;
 	__u32 egress, ingress;
