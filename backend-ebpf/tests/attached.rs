@@ -20,7 +20,8 @@ use std::process::{Command, Stdio};
 
 use netpol_conformance::events::puts;
 use netpol_conformance::netlab::{
-    End, Lab, Observation, Plan, PlannedNode, PlannedPod, Probe, Traffic, bpf_file_system,
+    Availability, End, Lab, Observation, Plan, PlannedNode, PlannedPod, Privilege, Probe, Traffic,
+    bpf_file_system, did_not_run,
 };
 use netpol_core::backend::{Dataplane as _, SyncError, Updated};
 use netpol_core::compile::{Options, compile};
@@ -186,6 +187,36 @@ fn links_and_filters_enforce_outlive_their_process_and_are_taken_off() {
             assert_eq!(fs::read_dir(directory.join("netpol")).unwrap().count(), 0);
         }
     });
+}
+
+/// Calls no program of others and needs no netfilter programs, so that it runs on old kernels too (`old-kernels`).
+#[test]
+fn filters_enforce_by_themselves() {
+    match Availability::probe() {
+        Ok(Privilege::Root) => {}
+        Ok(other) => return did_not_run("filters alone", &format!("{other} may not use bpf(2)")),
+        Err(error) => return did_not_run("filters alone", &error.to_string()),
+    }
+    let directory = pins("filters");
+    let lab = lab();
+    assert_eq!(asked(&lab), OPEN);
+    let mut first = dataplane(Attach::Clsact, &directory);
+    lab.in_node("node", || first.sync(&ruleset(&ALL)).unwrap()).unwrap();
+    drop(first);
+    assert_eq!(asked(&lab), ENFORCED);
+    let mut heir = dataplane(Attach::Clsact, &directory);
+    lab.in_node("node", || {
+        heir.sync(&ruleset(&ALL)).unwrap();
+        assert_eq!(heir.verify(&ruleset(&ALL)).unwrap(), []);
+    })
+    .unwrap();
+    assert_eq!(asked(&lab), ENFORCED);
+    lab.in_node("node", || heir.remove().unwrap()).unwrap();
+    assert_eq!(asked(&lab), OPEN);
+    #[expect(clippy::print_stderr, reason = "read by `old-kernels`")]
+    {
+        eprintln!("filters enforced, were taken over and taken off");
+    }
 }
 
 #[test]
