@@ -2,16 +2,19 @@
 //!
 //! 1. Create what is new and fill it: nothing refers to it yet.
 //! 2. Switch: the frame and the members of what is in use, all at once.
-//! 3. Delete what nothing refers to any more.
+//! 3. Delete what nothing refers to any more; behind an update, later and for many updates at once.
 //!
 //! One transaction would not do: a set of ranges that is created together with the rule that looks it up is empty for the
 //! packets of that moment, and a packet on its way reads new maps with old chains. Each transaction names the generation
 //! it was planned for; if anybody changed nftables in between, the kernel refuses it and we look again.
 
+mod clearing;
 mod drift;
 mod ownership;
 mod plan;
+mod settling;
 mod steps;
+mod sync;
 mod tell;
 mod transaction;
 mod under_way;
@@ -30,18 +33,15 @@ use netpol_core::backend::{Counter, Dataplane, Denials, Drift, Established, Sync
 use netpol_core::engine::Delta;
 use netpol_core::ir::Ruleset;
 
-use crate::lower::{Lowering, Versions, unversioned};
-use crate::netlink::{
-    Declared, Failure, Half, Holder, Holding, Listener, Observed, Operation, Socket, can_own,
-    clear, declared_sets, holder, observe, stamp, wait_for_packets,
-};
-use crate::options::Style;
-use crate::script::{Chain, Counted, Name, Stamp, Table};
+use crate::lower::Lowering;
+use crate::netlink::{Failure, Holder, Holding, Listener, Operation, Socket, can_own, holder};
+use crate::script::{Chain, Counted, Name};
 use crate::{NftOptions, Ownership};
-use ownership::{Claim, cannot_own, owned};
-use plan::Plan;
+use clearing::Leftover;
+use ownership::{cannot_own, owned};
+use settling::Settling;
 use tell::Denying;
-use transaction::{Additions, Fault, Transactions};
+use transaction::{Fault, Transactions};
 use under_way::Unsettled;
 
 /// The base chain that lets pass what was judged before.
@@ -58,8 +58,6 @@ const ROUNDS: usize = 4;
 /// From this attempt on we write even if others wrote something since we looked: they are too many to wait for, and most
 /// probably busy with tables of their own.
 const IMPATIENT: u32 = 4;
-/// No packet is under way for so long: who waits for packets because of what was done before need not, after this.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// The table `inet netpol` of the network namespace that the calling thread is in.
 ///
@@ -318,10 +316,11 @@ struct Connection {
     causes: BTreeMap<String, Arc<Counted>>,
     /// Somebody else changed what is ours, or may have, since we last looked.
     drifted: bool,
-    /// What packets under way may have seen otherwise than it is, and since when nothing was added to that.
-    unsettled: Option<(Instant, Unsettled)>,
-    /// When something was first and last closed since connections get a generation that does not pass.
-    closed: Option<(Instant, Instant)>,
+    /// What packets under way may have seen otherwise than it is, and who waits for them.
+    unsettled: Unsettled,
+    settling: Settling,
+    /// What changes left for later.
+    leftover: Option<Leftover>,
 }
 
 /// A network namespace by its inode, as the system writes it: unique as long as it lives, and a socket keeps it alive.
@@ -346,131 +345,15 @@ impl Connection {
             denying: None,
             causes: BTreeMap::new(),
             drifted: true,
-            unsettled: None,
-            closed: None,
+            unsettled: Unsettled::default(),
+            settling: Settling::default(),
+            leftover: None,
         })
     }
 
     /// Returns whether the calling thread is certainly in the connection's namespace.
     fn is_here(&self) -> bool {
         self.namespace.is_some() && self.namespace == here()
-    }
-
-    /// Leads the kernel to the ruleset, once. The style has the first generation.
-    fn lead_to(
-        &mut self,
-        ruleset: &Ruleset,
-        style: Style,
-        number: u32,
-        fault: Fault,
-    ) -> Result<(), Failure> {
-        self.look();
-        let generation = self.socket.generation()?;
-        let known = self.known.take().filter(|(then, _)| *then == generation);
-        let (versions, stamp, written, declared) = match &known {
-            Some((_, known)) => (versions_in(&known.table), known.stamp, known.written, Vec::new()),
-            None => {
-                let declared = declared_sets(&self.socket)?;
-                (versions_of(&declared), self.stamp(style.stamp)?, None, declared)
-            }
-        };
-        let style = Style { stamp, written, ..style };
-        let mut wanted = Lowering::new(ruleset, versions.clone(), style);
-        let observed = match known {
-            Some((_, known)) => Observed::known(self.holder, known.table),
-            None => observe(&self.socket, &declared, &wanted.table)?,
-        };
-        let (holder, claim) = (observed.holder, self.claim(&observed)?);
-        if claim == Claim::Keep && observed.is_as(&wanted.table) {
-            self.holder = holder;
-            self.known = Some((generation, wanted));
-            return Ok(());
-        }
-        let foreign = matches!(claim, Claim::Replace(_));
-        let mut there = observed.into_table(&wanted.table);
-        // Sets under other names make other chains, and those other maps.
-        let mut versions = Some(versions);
-        for _ in 0..ROUNDS {
-            let Some(current) = versions.take() else { break };
-            versions = plan::new_versions(&there, &wanted.table, current);
-            if let Some(versions) = &versions {
-                wanted = Lowering::new(ruleset, versions.clone(), style);
-            }
-        }
-        let changes = foreign || Plan::between(&there, &wanted.table).is_seen();
-        let guard = (number < IMPATIENT).then_some(generation);
-        let mut transactions = Transactions::new(&self.socket, guard, fault);
-        let is_there = holder.is_some();
-        if changes && is_there {
-            if wanted.is_about_to_cross() {
-                ratify_there(&mut transactions, &mut there, &wanted)?;
-            }
-            wanted.restamp();
-            self.make_room(stamp, wanted.stamp)?;
-        }
-        let led = lead(&mut transactions, claim, &there, &wanted, is_there);
-        led.map_err(|failure| failure.measured(&wanted.table))?;
-        if changes && is_there {
-            // The last thing waited for was the last packet that was judged before.
-            if let Some((name, chain)) = wanted.ratification() {
-                transactions.commit(&replacement(&name, &chain))?;
-                wanted.ratify();
-            }
-        }
-        let generation = transactions.generation;
-        if changes {
-            self.noted(Unsettled::by_something());
-            self.closed = None;
-        }
-        self.holder = claim.holder(holder);
-        self.known = generation.map(|generation| (generation, wanted));
-        Ok(())
-    }
-
-    /// Returns the generation of the rules that are there. Without rules there is none, and connections that still carry one
-    /// lose it.
-    fn stamp(&self, first: Option<Stamp>) -> Result<Option<Stamp>, Failure> {
-        let Some(first) = first else { return Ok(None) };
-        let there = stamp(&self.socket, BASE)?.filter(|there| there.mask == first.mask);
-        match there.filter(|there| there.value != 0 && there.value & !there.mask == 0) {
-            Some(there) => Ok(Some(there)),
-            None => clear(&self.socket, first, Half::Both).map(|()| Some(first)),
-        }
-    }
-
-    /// Makes sure that no connection carries a generation of the half that is entered, from when it was last used.
-    fn make_room(&self, before: Option<Stamp>, after: Option<Stamp>) -> Result<(), Failure> {
-        match (before, after) {
-            (Some(before), Some(after)) if before.is_high() != after.is_high() => {
-                let half = if after.is_high() { Half::Upper } else { Half::Lower };
-                clear(&self.socket, after, half)
-            }
-            (Some(_) | None, Some(_) | None) => Ok(()),
-        }
-    }
-}
-
-/// Returns under which names sets are there, and with how much room.
-fn versions_of(sets: &[Declared]) -> Versions {
-    let mut versions = Versions::new();
-    sets.iter().for_each(|set| note(&mut versions, &set.name, set.room));
-    versions
-}
-
-fn versions_in(table: &Table) -> Versions {
-    let mut versions = Versions::new();
-    for name in table.sets.keys().chain(table.maps.keys()) {
-        note(&mut versions, name, table.rooms.get(name).copied());
-    }
-    versions
-}
-
-fn note(versions: &mut Versions, name: &Name, room: Option<u32>) {
-    if unversioned(name) != &**name {
-        versions.names.insert(unversioned(name).into(), name.clone());
-    }
-    if let Some(room) = room {
-        versions.rooms.insert(name.clone(), room);
     }
 }
 
@@ -479,79 +362,9 @@ fn note(versions: &mut Versions, name: &Name, room: Option<u32>) {
 #[error("nftables changed {0} times in a row while it was looked at")]
 struct Busy(u32);
 
-/// Has connections get the generation that passes, where they get another one.
-fn ratify_there(
-    transactions: &mut Transactions<'_>,
-    there: &mut Table,
-    wanted: &Lowering,
-) -> Result<(), Failure> {
-    let Some((name, chain)) = wanted.stamping() else { return Ok(()) };
-    let Some(present) = there.chains.get_mut(&name).filter(|present| **present != chain) else {
-        return Ok(());
-    };
-    wait_for_packets();
-    transactions.commit(&replacement(&name, &chain))?;
-    // Nobody gets the other one any more.
-    wait_for_packets();
-    *present = chain;
-    Ok(())
-}
-
 /// Puts other rules into a chain.
 fn replacement<'a>(name: &'a Name, chain: &'a Chain) -> [Operation<'a>; 2] {
     [Operation::Flush(name), Operation::AddRules(name, &chain.rules)]
-}
-
-/// Applies the difference. Where there are rules already, packets that are under way are waited for before the switch, so that
-/// none of them sees half of it, and behind it, before what it left is deleted.
-fn lead(
-    transactions: &mut Transactions<'_>,
-    claim: Claim,
-    there: &Table,
-    wanted: &Lowering,
-    is_there: bool,
-) -> Result<(), Failure> {
-    let wait = || {
-        if is_there {
-            wait_for_packets();
-        }
-    };
-    let wanted = &wanted.table;
-    if let Claim::Replace(holding) = claim {
-        // Something of ours has another type than we gave it: a foreign hand, or another version of us. It cannot be
-        // changed in place, and its name is taken. One transaction replaces the table; the policy of base chains is
-        // accept, so that not even then a drop is lost.
-        wait();
-        transactions.commit(&Plan::whole(wanted, holding))?;
-        wait();
-        return Ok(());
-    }
-    let mut plan = Plan::between(there, wanted);
-    if let Claim::Make(holding) | Claim::Take(holding) = claim {
-        plan.create.insert(0, Operation::NewTable(holding));
-    }
-    let additions = if is_there { Additions::AtOnce } else { Additions::InPieces };
-    let mut made = transactions.fill(&plan.create, additions);
-    if made.is_ok() && plan.is_seen() {
-        wait();
-        let all = plan.create.len();
-        made = transactions.commit(&plan.switch).map_err(|failure| (all, failure));
-    }
-    if let Err((begun, failure)) = made {
-        if !transactions.is_ended() && begun > 0 {
-            // What was created is out of use. Should this fail too, the next look finds and deletes it.
-            let table = [Operation::DeleteTable];
-            let objects = plan.undo(begun);
-            let made_table = matches!(claim, Claim::Make(_));
-            let _ = transactions.undo(if made_table { &table } else { &objects });
-        }
-        return Err(failure);
-    }
-    // What is to be deleted may have been in use a moment ago, if not by us then by a predecessor.
-    if plan.is_seen() || !plan.delete.is_empty() {
-        wait();
-    }
-    transactions.fill(&plan.delete, Additions::InPieces).map_err(|(_, failure)| failure)
 }
 
 fn not_permitted() -> SyncError {

@@ -18,7 +18,10 @@
 //! An accept of the first pipeline goes on to the second, never past it (NP-006, CNP-017). A pipeline never falls through;
 //! what comes back to the frame with an address that has a pipeline met a change in the middle and is dropped (guard).
 
+#[cfg(feature = "apply")]
+mod binding;
 mod builder;
+mod left;
 mod pipeline;
 mod state;
 mod step;
@@ -46,14 +49,20 @@ use crate::script::{
     Topology, Verdict, View,
 };
 #[cfg(feature = "apply")]
+pub(crate) use binding::{Bindings, Redirect};
+#[cfg(feature = "apply")]
 pub(crate) use builder::DENIED;
 use builder::{Builder, Networks, digit};
+#[cfg(feature = "apply")]
+pub(crate) use left::Left;
 use pipeline::Place;
 #[cfg(feature = "apply")]
 pub(crate) use state::Object;
 pub(crate) use state::{Log, Lowering};
+#[cfg(all(test, feature = "apply"))]
+pub(crate) use update::Sides;
 #[cfg(feature = "apply")]
-pub(crate) use update::{Changes, Edit, Indivisible, Order, Redirect};
+pub(crate) use update::{Changes, Edit, Indivisible, Order};
 
 /// The base chain of what passes through the node.
 const FORWARD: &str = "forward";
@@ -70,6 +79,8 @@ const GENERATION: &str = "generation";
 pub(crate) const STAMP: &str = "stamp";
 /// The chain that judges the destination's side.
 const TO_PODS: &str = "to-pods";
+/// What names of the maps begin with that lead addresses to their pipelines.
+pub(crate) const DISPATCH: &str = "dispatch-";
 /// The protocols that have ports.
 const PORTED: &str = "protocols-with-ports";
 
@@ -179,9 +190,10 @@ impl Dispatch {
     ) -> Self {
         let keys = Elements::of_family(family, entries.keys().copied());
         let targets = Targets::of_family(family, entries.iter());
-        let plain: Name = alloc::format!("dispatch-{}-{}", place.as_str(), digit(family)).into();
+        let plain: Name = alloc::format!("{DISPATCH}{}-{}", place.as_str(), digit(family)).into();
         let mut map = state.versions.names.get(&plain).cloned().unwrap_or_else(|| plain.clone());
-        if state.table.maps.get(&map).is_some_and(|present| *present != targets) {
+        let there = state.table.maps.get(&map).or_else(|| state.left.maps.get(&map));
+        if there.is_some_and(|there| *there != targets) {
             map = versioned(&plain, &alloc::format!("{map} {targets}"));
             state.versions.names.insert(plain, map.clone());
         }

@@ -222,8 +222,9 @@ fn under_traffic(rulesets: &[Ruleset]) {
                     fresh().unwrap().send_to(&[1; 8], server(DENIED)).unwrap();
                     tried.fetch_add(1, Ordering::Relaxed);
                 }
-                // Traffic that takes all processors for itself has the kernel's own threads wait for half a minute, and each
-                // change with them.
+                // Without a pause the kernel's own threads wait for half a minute, and with them what a closed socket gives
+                // back: its share of the memory that all UDP sockets may have (`udp_mem`). When that is used up, the
+                // kernel drops what any socket receives, behind all rules, and counts it nowhere.
                 thread::sleep(Duration::from_micros(200));
             }
             quiet.store(true, Ordering::Relaxed);

@@ -314,6 +314,8 @@ fn updates_lead_where_a_sync_would() {
                     Updated::ByDelta => by_delta += 1,
                     Updated::BySync => by_sync += 1,
                 }
+                // Deletes what the update left.
+                assert_eq!(dataplane.verify(ruleset).unwrap(), [], "seed {seed}: {delta:#?}");
                 let generation = dataplane.generation().unwrap();
                 dataplane.sync(ruleset).unwrap();
                 assert_eq!(dataplane.generation().unwrap(), generation, "seed {seed}: {delta:#?}");

@@ -88,6 +88,13 @@ fn a_denied_flow_is_reported_with_its_ends_and_its_cause() {
 }
 
 impl World {
+    /// Lets some time pass behind a change, in which connections get the generation that passes.
+    fn pause(&mut self) {
+        thread::sleep(Duration::from_millis(200));
+        let dataplane = &mut self.dataplane;
+        self.lab.in_node("n1", || dataplane.may_have_drifted()).unwrap().unwrap();
+    }
+
     fn denials_now(&mut self) -> Denials {
         let dataplane = &mut self.dataplane;
         self.lab.in_node("n1", || dataplane.denials()).unwrap().unwrap()
@@ -99,6 +106,7 @@ fn what_is_judged_is_counted_once_under_what_decided() {
     kernel_test(|| {
         let mut world = World::new(NftOptions::default());
         world.change(&cluster("yes", CLOSED));
+        world.pause();
         let of = |counters: &[Counter], verdict| -> Vec<(String, u64, u64)> {
             let of = counters.iter().filter(|counter| counter.verdict == verdict);
             of.map(|counter| (format!("{:?}", counter.direction), counter.packets, counter.bytes))

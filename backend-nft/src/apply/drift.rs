@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use netpol_core::backend::{Difference, Drift};
 use netpol_core::ir::Ruleset;
 
-use super::{BASE, Connection, versions_of};
+use super::clearing::Clearing;
+use super::sync::versions_of;
+use super::{BASE, Connection};
 use crate::lower::{Lowering, STAMP};
 use crate::netlink::{Failure, Listener, declared_sets, observe, stamp, written};
 use crate::options::Style;
@@ -22,7 +24,7 @@ impl Connection {
 
     /// Returns whether somebody else may have changed what is ours since we last looked.
     pub(super) fn has_drifted(&mut self) -> Result<bool, Failure> {
-        self.settle_generation(false);
+        self.clear(Clearing::InPause);
         match &self.listener {
             Some(listener) => {
                 let heard = listener.hear()?;
@@ -56,6 +58,7 @@ impl Connection {
         style: Style,
     ) -> Result<Vec<Drift>, Failure> {
         self.look();
+        self.clear(Clearing::Now);
         let generation = self.socket.generation()?;
         let declared = declared_sets(&self.socket)?;
         let versions = versions_of(&declared);

@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::plan::deletion;
-use super::under_way::{Seen, Unsettled};
-use crate::lower::{Changes, Edit, Object, Order, Redirect};
+use super::under_way::{Seen, Switched, Unsettled};
+use crate::lower::{Changes, DISPATCH, Edit, Left, Object, Order, Redirect};
 use crate::netlink::Operation;
-use crate::script::{Chain, Name, Table};
+use crate::script::Table;
 
 /// A step of a change.
 #[derive(Clone, Debug)]
@@ -24,23 +24,18 @@ pub(super) enum Step<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Steps<'a> {
     pub(super) list: Vec<Step<'a>>,
-    /// What takes the first one back, if that only made what is new.
-    pub(super) undo: Vec<Operation<'a>>,
-    /// Connections get the generation that passes.
-    pub(super) ratifies: bool,
+    /// What takes back what was made, if one of the steps behind those of so many fails, and none of it is in use.
+    undo: Vec<(usize, Vec<Operation<'a>>)>,
 }
 
 impl<'a> Steps<'a> {
-    /// Plans what leads to a table. `ratification` is the chain by which connections get the generation that passes.
-    pub(super) fn new(
-        changes: &'a Changes,
-        table: &'a Table,
-        ratification: Option<&'a (Name, Chain)>,
-        unsettled: &mut Unsettled,
-    ) -> Self {
+    /// Plans what leads to a table. What the change leaves behind is not its business.
+    pub(super) fn new(changes: &'a Changes, table: &'a Table, unsettled: &mut Unsettled) -> Self {
         let mut steps = Self::default();
-        let rules = !changes.frame.is_empty();
-        let redirects = !changes.redirects.is_empty();
+        if !changes.in_the_way.is_empty() {
+            steps.wait(unsettled);
+            steps.commit(removal(changes.in_the_way.iter()), &Seen::default(), unsettled);
+        }
         let joins_last = changes.order == Order::FrameThenJoins;
         let mut joins = if joins_last { &[][..] } else { &changes.joins };
         let is_ordered = changes.is_ordered;
@@ -50,20 +45,9 @@ impl<'a> Steps<'a> {
             steps.commit(edits(joins), &first, unsettled);
             joins = &[];
         }
-        let mut visible = Vec::new();
-        let created = creation(changes, table);
-        // Rules that switch name nothing that packets of before know. But what holds ranges is filled a moment late.
-        if rules && !redirects && !changes.log.created.iter().any(|object| is_late(object, table)) {
-            visible = created;
-        } else {
-            let is_empty = created.is_empty();
-            steps.commit(created, &Seen::default(), unsettled);
-            if !is_empty {
-                steps.undo = removal(&changes.log.created);
-            }
-        }
-        let pairs = |of: fn(&Edit) -> bool| changes.pairs.iter().filter(move |edit| of(edit));
-        visible.extend(pairs(|edit| !edit.joins.is_empty()).map(Edit::add));
+        let rules = !changes.frame.is_empty();
+        let redirects = !changes.redirects.is_empty();
+        let mut visible = steps.make(changes, table, unsettled);
         for Redirect { map, gone, new } in &changes.redirects {
             visible.push(Operation::DeleteEntries(map, gone.clone()));
             visible.push(Operation::AddEntries(map, Cow::Borrowed(new)));
@@ -77,25 +61,67 @@ impl<'a> Steps<'a> {
         if let Some(edit) = &changes.generation {
             visible.extend([edit.delete(), edit.add()]);
         }
-        let leaves = &changes.leaves;
-        let seen = Seen { rules, redirects, joins, leaves, is_ordered };
+        let switch = match (rules, redirects) {
+            (true, _) => Switched::ByRules(&changes.bindings),
+            (false, true) => Switched::ByEntries(&changes.bindings),
+            (false, false) => Switched::Nobody,
+        };
+        let seen = Seen { switch, joins, leaves: &changes.leaves, is_ordered };
         steps.commit(visible, &seen, unsettled);
-
-        let mut last = Vec::new();
-        let joins = if joins_last { &changes.joins[..] } else { &[] };
-        last.extend(edits(joins));
-        last.extend(pairs(|edit| !edit.leaves.is_empty()).map(Edit::delete));
-        last.extend(removal(&changes.log.removed));
-        if rules || redirects || !last.is_empty() {
-            steps.wait(unsettled);
-            if let Some((name, chain)) = ratification {
-                last.extend([Operation::Flush(name), Operation::AddRules(name, &chain.rules)]);
-                steps.ratifies = true;
-            }
+        if joins_last {
+            let joins = &changes.joins[..];
             let seen = Seen { joins, is_ordered, ..Seen::default() };
-            steps.commit(last, &seen, unsettled);
+            steps.commit(edits(joins), &seen, unsettled);
         }
         steps
+    }
+
+    /// Makes what is new, or leaves it to the step that uses it, in the operations that it returns.
+    ///
+    /// Rules may be read a moment before they are in force by packets that began before the last transaction. Everything they
+    /// lead to must be there by then, chains in both editions: their second one comes with the transaction behind.
+    fn make(
+        &mut self,
+        changes: &'a Changes,
+        table: &'a Table,
+        unsettled: &mut Unsettled,
+    ) -> Vec<Operation<'a>> {
+        let rules = !changes.frame.is_empty();
+        let created = &changes.log.created;
+        let pairs = changes.pairs.iter().map(Edit::add);
+        let is_late = created.iter().any(|object| is_late(object, table));
+        if rules && changes.redirects.is_empty() && !is_late && !unsettled.any() {
+            let mut all = creation(created.iter(), table);
+            all.extend(pairs);
+            return all;
+        }
+        let maps = created.iter().filter(|object| is_of_frame(object));
+        let rest = created.iter().filter(|object| !is_of_frame(object));
+        let has_chains = rest.clone().any(|object| matches!(object, Object::Chain(_)));
+        let made = creation(rest.clone(), table);
+        if !made.is_empty() {
+            self.commit(made, &Seen::default(), unsettled);
+            self.undo.push((self.list.len(), removal(rest)));
+        }
+        let behind = self.list.len();
+        self.commit(
+            creation(maps, table).into_iter().chain(pairs).collect(),
+            &Seen::default(),
+            unsettled,
+        );
+        if !created.is_empty() {
+            self.undo.push((self.list.len(), removal(created.iter())));
+        }
+        if rules && has_chains && behind == self.list.len() {
+            self.wait(unsettled);
+        }
+        Vec::new()
+    }
+
+    /// Returns what takes back what was made, where the step of a number fails.
+    pub(super) fn undo(&self, number: usize) -> Option<&[Operation<'a>]> {
+        let made = self.undo.iter().rev().find(|(behind, _)| *behind <= number);
+        made.map(|(_, operations)| operations.as_slice())
     }
 
     /// Adds a transaction, behind a wait where that must be.
@@ -116,9 +142,23 @@ impl<'a> Steps<'a> {
     }
 
     fn wait(&mut self, unsettled: &mut Unsettled) {
-        self.list.push(Step::Wait);
-        unsettled.settle();
+        if unsettled.any() {
+            self.list.push(Step::Wait);
+            unsettled.settle();
+        }
     }
+}
+
+/// Returns what deletes what was left.
+pub(super) fn clearance(left: &Left) -> Vec<Operation<'_>> {
+    let chains = left.chains.keys();
+    let mut operations: Vec<_> = chains.clone().map(Operation::Flush).collect();
+    operations.extend(left.maps.keys().map(Operation::Empty));
+    operations.extend(left.maps.keys().chain(left.sets.keys()).map(Operation::DeleteSet));
+    operations.extend(chains.map(Operation::DeleteChain));
+    let pairs = left.pairs.iter();
+    operations.extend(pairs.map(|(set, pairs)| Operation::DeleteMembers(set, pairs.clone())));
+    operations
 }
 
 /// Returns whether an address both joins and leaves.
@@ -136,10 +176,15 @@ fn is_late(object: &Object, table: &Table) -> bool {
     }
 }
 
+/// Returns whether only rules of the frame refer to an object, which leads to everything else.
+fn is_of_frame(object: &Object) -> bool {
+    matches!(object, Object::Map(name) if name.starts_with(DISPATCH))
+}
+
 /// What nothing refers to yet.
-fn creation<'a>(changes: &'a Changes, table: &'a Table) -> Vec<Operation<'a>> {
+fn creation<'a>(created: impl Iterator<Item = &'a Object>, table: &'a Table) -> Vec<Operation<'a>> {
     let (mut declared, mut filled) = (Vec::new(), Vec::new());
-    for object in &changes.log.created {
+    for object in created {
         match object {
             Object::Chain(name) => {
                 let Some(chain) = table.chains.get(name) else { continue };

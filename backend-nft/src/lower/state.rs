@@ -9,6 +9,7 @@ use core::net::IpAddr;
 
 use netpol_core::ir::{Direction, Family, PeerSetId, Peers, Pipeline, PipelineId, PolicyKind};
 
+use super::left::Left;
 use super::pipeline::Place;
 use super::version::Versions;
 use super::{Dispatch, is_frame};
@@ -42,6 +43,8 @@ pub(crate) struct Lowering {
     pub(super) holders: BTreeMap<PeerSetId, Vec<Name>>,
     references: BTreeMap<Name, usize>,
     pub(super) log: Log,
+    /// What went, but is in the kernel still.
+    pub(crate) left: Left,
 }
 
 /// What came and went.
@@ -49,6 +52,8 @@ pub(crate) struct Lowering {
 pub(crate) struct Log {
     pub(crate) created: BTreeSet<Object>,
     pub(crate) removed: BTreeSet<Object>,
+    /// What came has the name of something that was left, and is not the same.
+    pub(crate) clashing: BTreeSet<Object>,
 }
 
 /// An object by kind and name.
@@ -169,7 +174,8 @@ impl Lowering {
     /// Adds a chain, unless it is there.
     pub(super) fn put_chain(&mut self, name: &Name, chain: Chain) {
         if !self.table.chains.contains_key(name) {
-            self.log.create(Object::Chain(name.clone()));
+            let left = self.left.chains.remove(name);
+            self.log.create(Object::Chain(name.clone()), left.as_ref(), &chain);
             self.refer(chain.rules.iter().flat_map(|rule| rule.references()).cloned());
             self.table.chains.insert(name.clone(), chain);
         }
@@ -178,7 +184,8 @@ impl Lowering {
     /// Adds a map, unless it is there.
     pub(super) fn put_map(&mut self, name: &Name, targets: Targets) {
         if !self.table.maps.contains_key(name) {
-            self.log.create(Object::Map(name.clone()));
+            let left = self.left.maps.remove(name);
+            self.log.create(Object::Map(name.clone()), left.as_ref(), &targets);
             self.refer(targets.verdicts().filter_map(Verdict::chain).cloned());
             self.table.maps.insert(name.clone(), targets);
         }
@@ -187,8 +194,15 @@ impl Lowering {
     /// Adds a set, unless it is there.
     pub(super) fn put_set(&mut self, name: &Name, elements: impl FnOnce() -> Elements) {
         if !self.table.sets.contains_key(name) {
-            self.log.create(Object::Set(name.clone()));
-            self.table.sets.insert(name.clone(), elements());
+            let (left, elements) = (self.left.sets.remove(name), elements());
+            let room = self.left.rooms.remove(name);
+            if left.as_ref() == Some(&elements)
+                && let Some(room) = room
+            {
+                self.table.rooms.insert(name.clone(), room);
+            }
+            self.log.create(Object::Set(name.clone()), left.as_ref(), &elements);
+            self.table.sets.insert(name.clone(), elements);
         }
     }
 
@@ -236,14 +250,22 @@ impl Lowering {
             }
             if let Some(chain) = self.table.chains.remove(&name) {
                 stack.extend(chain.rules.iter().flat_map(|rule| rule.references()).cloned());
-                self.log.remove(Object::Chain(name));
+                if self.log.remove(Object::Chain(name.clone())) {
+                    self.left.chains.insert(name, chain);
+                }
             } else if let Some(map) = self.table.maps.remove(&name) {
                 stack.extend(map.verdicts().filter_map(Verdict::chain).cloned());
                 self.versions.names.retain(|_, version| *version != name);
-                self.log.remove(Object::Map(name));
-            } else if self.table.sets.remove(&name).is_some() {
+                if self.log.remove(Object::Map(name.clone())) {
+                    self.left.maps.insert(name, map);
+                }
+            } else if let Some(set) = self.table.sets.remove(&name) {
+                let room = self.table.rooms.get(&name).copied();
                 self.forget_parts(&name);
-                self.log.remove(Object::Set(name));
+                if self.log.remove(Object::Set(name.clone())) {
+                    self.left.rooms.extend(room.map(|room| (name.clone(), room)));
+                    self.left.sets.insert(name, set);
+                }
             }
         }
     }
@@ -292,16 +314,26 @@ impl Lowering {
 }
 
 impl Log {
-    fn create(&mut self, object: Object) {
-        // What went and comes again in one change stays: it is named by its content.
-        if !self.removed.remove(&object) {
-            self.created.insert(object);
+    /// Something comes; of its name something may have been left.
+    fn create<T: PartialEq>(&mut self, object: Object, left: Option<&T>, new: &T) {
+        self.removed.remove(&object);
+        match left {
+            // What went and comes again as it was is there still.
+            Some(left) if left == new => {}
+            Some(_) => {
+                self.clashing.insert(object.clone());
+                self.created.insert(object);
+            }
+            None => drop(self.created.insert(object)),
         }
     }
 
-    fn remove(&mut self, object: Object) {
-        if !self.created.remove(&object) {
+    /// Something goes. Returns whether it was there before the change.
+    fn remove(&mut self, object: Object) -> bool {
+        let was_there = !self.created.remove(&object);
+        if was_there {
             self.removed.insert(object);
         }
+        was_there
     }
 }

@@ -9,12 +9,13 @@ use netpol_core::engine::{Create, Delete, Delta, EndpointChange, MemberChange, S
 use netpol_core::ir::{Direction, Endpoint, Family, PeerSetId, PipelineId, Ruleset};
 use netpol_core::net::AddressSet;
 
+use super::binding::{Bindings, Redirect, keeps_keys, moves_addresses, one_side};
 use super::builder::{Builder, LARGE};
-use super::pipeline::Place;
+use super::left::Left;
 use super::state::{Log, Lowering, Object};
 use super::version::{unversioned, versioned};
-use super::{Dispatch, GENERATION, STAMP, frame_of_stamp, own, own_addresses, own_pairs};
-use crate::script::{Chain, Elements, Name, Targets, Verdict};
+use super::{GENERATION, STAMP, frame_of_stamp, own, own_addresses, own_pairs};
+use crate::script::{Chain, Elements, Name};
 
 /// What a delta changes in the table.
 #[derive(Debug, Default)]
@@ -25,8 +26,12 @@ pub(crate) struct Changes {
     pub(crate) frame: BTreeSet<Name>,
     /// Addresses that are led to other chains beside them.
     pub(crate) redirects: Vec<Redirect>,
-    /// Pairs of own addresses that come before, and go when no packet asks for them any more.
+    /// What either means for whom.
+    pub(crate) bindings: Bindings,
+    /// Pairs of own addresses that come.
     pub(crate) pairs: Vec<Edit>,
+    /// What was left must go first: some of the names are given again.
+    pub(crate) in_the_way: Vec<Object>,
     /// Members that come and go.
     pub(crate) joins: Vec<Edit>,
     pub(crate) leaves: Vec<Edit>,
@@ -65,17 +70,6 @@ pub(crate) struct Sides {
     pub(crate) egress: bool,
     pub(crate) ingress: bool,
 }
-
-/// Entries of a map that lead elsewhere.
-#[derive(Clone, Debug)]
-pub(crate) struct Redirect {
-    pub(crate) map: Name,
-    pub(crate) gone: Targets,
-    pub(crate) new: Targets,
-}
-
-/// Where some addresses lead, at each place.
-type Bound = BTreeMap<(Place, Family), BTreeMap<IpAddr, Verdict>>;
 
 /// One of the two lists of a change.
 type Addresses = fn(&MemberChange) -> &AddressSet;
@@ -147,6 +141,11 @@ impl Lowering {
         self.stamp.is_some_and(|stamp| stamp.is_high() != stamp.next().is_high())
     }
 
+    /// Remembers that nothing of what was left is there any more.
+    pub(crate) fn forget_left(&mut self) {
+        self.left = Left::default();
+    }
+
     /// Remembers that connections get the generation that passes.
     pub(crate) fn ratify(&mut self) {
         if let Some((name, chain)) = self.ratification() {
@@ -190,6 +189,11 @@ impl Lowering {
             }
         }
         changes.log = core::mem::take(&mut self.log);
+        if !changes.log.clashing.is_empty() {
+            let older = self.left.objects().filter(|object| !changes.log.removed.contains(object));
+            changes.in_the_way = older.chain(changes.log.clashing.iter().cloned()).collect();
+            self.left.keep(&changes.log.removed);
+        }
         // Where order decides, who joins may be denied.
         let is_ordered = self.is_ordered(&delta.switch.members);
         (changes.joins, changes.leaves) =
@@ -266,9 +270,16 @@ impl Lowering {
             builder.bind(after);
         }
         builder.state.dispatch.retain(|_, entries| !entries.is_empty());
+        let now = builder.state.bound(&touched);
+        changes.bindings = Bindings::between(&bound, &now, &builder.state.table);
+        // Strict mode asks who is known before it asks anything else.
+        let is_strict = !ruleset.pod_ranges().is_empty();
+        changes.bindings.is_more = !pipelines.is_empty()
+            || !switch.nodes.is_empty()
+            || is_strict && moves_addresses(switch);
         if keeps_keys(switch)
             && builder.has_own_pairs()
-            && let Some(redirects) = one_side(&dispatched, &bound, &builder.state.bound(&touched))
+            && let Some(redirects) = one_side(&dispatched, &bound, &now)
         {
             builder.state.dispatched = dispatched;
             for Redirect { map, gone, new } in &redirects {
@@ -277,28 +288,19 @@ impl Lowering {
             changes.redirects = redirects;
         }
         changes.frame = builder.frame();
-        let pairs = before.into_iter().flatten().filter_map(|(set, before)| {
-            let after = self.table.sets.get(&set)?;
+        for (set, before) in before.into_iter().flatten() {
+            let Some(after) = self.table.sets.get(&set) else { continue };
             let (joins, leaves) = (after.without(&before), before.without(after));
-            let sides = Sides::default();
-            (!joins.is_empty() || !leaves.is_empty()).then_some(Edit { set, joins, leaves, sides })
-        });
-        changes.pairs = pairs.collect();
-    }
-
-    /// Returns where addresses lead.
-    fn bound(&self, addresses: &BTreeSet<IpAddr>) -> Bound {
-        let mut bound = Bound::new();
-        for (place, entries) in &self.dispatch {
-            let some: BTreeMap<IpAddr, Verdict> = addresses
-                .iter()
-                .filter_map(|address| Some((*address, entries.get(address)?.clone())))
-                .collect();
-            if !some.is_empty() {
-                bound.insert(*place, some);
+            let joins = self.left.join(&set, joins);
+            if !joins.is_empty() {
+                let none = joins.without(&joins);
+                let sides = Sides::default();
+                changes.pairs.push(Edit { set: set.clone(), joins, leaves: none, sides });
+            }
+            if !leaves.is_empty() {
+                self.left.pairs.push((set, leaves));
             }
         }
-        bound
     }
 
     /// Edits sets of addresses.
@@ -491,52 +493,6 @@ impl Lowering {
         differ(&opening(Direction::Ingress), &closing(Direction::Egress))
             || differ(&opening(Direction::Egress), &closing(Direction::Ingress))
     }
-}
-
-/// Returns whether endpoints get other pipelines, and nothing else of them or of anything changes.
-fn keeps_keys(switch: &Switch) -> bool {
-    switch.nodes.is_empty()
-        && switch.members.is_empty()
-        && switch.endpoints.iter().all(|change| match (&change.before, &change.after) {
-            (Some(before), Some(after)) => {
-                before.addresses == after.addresses && before.node == after.node
-            }
-            (Some(_) | None, Some(_) | None) => false,
-        })
-}
-
-/// Returns the entries that lead elsewhere, if a packet meets at most one of them: all are of one side, and no address has
-/// one more or one less.
-fn one_side(
-    dispatched: &BTreeMap<(Place, Family), Dispatch>,
-    before: &Bound,
-    after: &Bound,
-) -> Option<Vec<Redirect>> {
-    if !before.keys().eq(after.keys()) {
-        return None;
-    }
-    let (mut redirects, mut sides) = (Vec::new(), BTreeSet::new());
-    for ((key, before), after) in before.iter().zip(after.values()) {
-        if !before.keys().eq(after.keys()) {
-            return None;
-        }
-        if before == after {
-            continue;
-        }
-        let (place, family) = *key;
-        sides.insert(place.direction());
-        let differ = |(address, verdict): &(&IpAddr, &Verdict), other: &BTreeMap<_, _>| {
-            other.get(*address) != Some(*verdict)
-        };
-        let gone = before.iter().filter(|entry| differ(entry, after));
-        let new = after.iter().filter(|entry| differ(entry, before));
-        redirects.push(Redirect {
-            map: dispatched.get(key)?.map.clone(),
-            gone: Targets::of_family(family, gone),
-            new: Targets::of_family(family, new),
-        });
-    }
-    (sides.len() <= 1).then_some(redirects)
 }
 
 #[cfg(test)]

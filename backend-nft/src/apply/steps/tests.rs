@@ -1,17 +1,16 @@
 //! Every step of every delta, with packets under way that began some steps before: none of them goes wrong, whether its way
 //! leads across one change or several.
 
+use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use netpol_conformance::events::{Happening, Script, puts};
-use netpol_core::compile::Options;
+use netpol_conformance::events::{Happening, Script};
 use netpol_core::engine::{Delta, Engine, Event};
-use netpol_core::ir::{Dialled, Flow, Ruleset, Scope, Transport, Verdict};
-use netpol_core::model::{Cidr, Protocol};
+use netpol_core::ir::{Flow, Ruleset, Verdict};
+use netpol_core::model::Cidr;
 use netpol_core::net::PrefixSet;
-use netpol_k8s::manifest::{ReadOptions, read_str};
 
-use super::{Step, Steps};
+use super::{Step, Steps, clearance};
 use crate::NftOptions;
 use crate::apply::under_way::Unsettled;
 use crate::lower::{Lowering, Versions, lower};
@@ -21,7 +20,9 @@ use crate::script::evaluate::across::{Course, send};
 use crate::script::{Chain, Elements, Hook, Table, Targets};
 
 /// How many versions back packets may have begun.
-const BACK: usize = 6;
+const BACK: usize = 16;
+/// So many of them are tried each time, the last ones among them.
+const TRIED: usize = 6;
 /// How many flows are sent at each step.
 const FLOWS: usize = 60;
 
@@ -35,14 +36,22 @@ struct Tally {
     stamped: usize,
     /// Updates without a wait.
     at_once: usize,
+    /// What was left was deleted.
+    cleared: usize,
+    /// Objects that came back, or were in the way.
+    back: usize,
 }
 
 /// A model of the kernel, with packets under way.
 struct Kernel {
     style: Style,
     known: Lowering,
+    /// What there is in the kernel.
+    table: Table,
     unsettled: Unsettled,
-    /// What packets under way may have begun with: the table after each transaction.
+    /// The number of the last transaction that left something.
+    left_at: u64,
+    /// What packets under way may have begun with: the table after each transaction, the last of the number that is the last.
     seen: Vec<Table>,
     /// The first and last ruleset that each of these may stand for.
     stand_for: Vec<(usize, usize)>,
@@ -51,7 +60,21 @@ struct Kernel {
     /// Flows whose connections got a generation, with that.
     stamped: BTreeMap<u32, BTreeSet<usize>>,
     flows: Vec<(Flow, Option<Hook>)>,
+    chance: Chance,
     tally: Tally,
+}
+
+/// Numbers that look like chance.
+#[derive(Clone, Copy, Debug)]
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
 }
 
 impl Kernel {
@@ -62,19 +85,22 @@ impl Kernel {
         let flows: Vec<_> = flows.iter().map(|flow| (*flow, program.hook(flow))).collect();
         Self {
             style,
+            table: known.table.clone(),
             known,
             unsettled: Unsettled::default(),
+            left_at: 0,
             seen,
             stand_for: vec![(0, 0)],
             verdicts: vec![judged(ruleset, &flows)],
             stamped: BTreeMap::new(),
             flows,
+            chance: Chance(0x9e37_79b9_7f4a_7c15),
             tally: Tally::default(),
         }
     }
 
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) {
-        let before = self.known.table.clone();
+        let left = self.known.left.weight();
         let Ok(changes) = self.known.update(ruleset, delta) else { panic!("{delta:?}") };
         self.verdicts.push(judged(ruleset, &self.flows));
         // Where ends are is known to the kernel by itself: what takes another way because of that is not the same flow.
@@ -84,105 +110,156 @@ impl Kernel {
                 *hook = None;
             }
         }
-        let ratification = self.known.ratification();
         let known = self.known.table.clone();
-        let steps = Steps::new(&changes, &known, ratification.as_ref(), &mut self.unsettled);
+        let steps = Steps::new(&changes, &known, &mut self.unsettled);
         self.tally.updates += 1;
         let waits = steps.list.iter().filter(|step| matches!(step, Step::Wait)).count();
         self.tally.waits += waits;
         self.tally.at_once += usize::from(waits == 0);
+        self.tally.back += usize::from(self.known.left.weight() < left);
         let last = steps.list.iter().rposition(|step| matches!(step, Step::Commit(_)));
-        let mut table = before;
         for (number, step) in steps.list.iter().enumerate() {
             match step {
                 Step::Wait => self.settled(),
                 Step::Commit(operations) => {
-                    operations.iter().for_each(|operation| carry_out(&mut table, operation));
+                    operations.iter().for_each(|operation| carry_out(&mut self.table, operation));
                     let newest = self.verdicts.len() - 1;
                     let oldest = if Some(number) == last { newest } else { newest - 1 };
-                    self.committed(&table, (oldest, newest), delta);
+                    self.committed((oldest, newest), delta);
                 }
             }
         }
-        if steps.ratifies {
-            drop(steps);
-            self.known.ratify();
-        }
-        assert_eq!(table, self.known.table, "{delta:?}");
+        self.left_at = self.unsettled.last();
+        self.is_as_known(delta);
         self.is_nothing_open_that_must_not_be(delta);
+    }
+
+    /// What is in the kernel is what is known, and what was left.
+    #[track_caller]
+    fn is_as_known(&self, delta: &Delta) {
+        let (mut all, left) = (self.known.table.clone(), &self.known.left);
+        all.sets.extend(left.sets.clone());
+        all.rooms.extend(left.rooms.clone());
+        all.maps.extend(left.maps.clone());
+        all.chains.extend(left.chains.clone());
+        for (set, pairs) in &left.pairs {
+            carry_out(&mut all, &Operation::AddMembers(set, Cow::Borrowed(pairs)));
+        }
+        assert_eq!(self.table, all, "{delta:?}");
     }
 
     /// Every packet has left.
     fn settled(&mut self) {
-        self.seen.drain(..self.seen.len() - 1);
-        self.stand_for.drain(..self.stand_for.len() - 1);
+        self.keep(1);
     }
 
-    /// Time passes.
+    /// Only packets that began with the last so many versions are under way.
+    fn keep(&mut self, versions: usize) {
+        let gone = self.seen.len().saturating_sub(versions);
+        self.seen.drain(..gone);
+        self.stand_for.drain(..gone);
+    }
+
+    /// Some time passes, or much.
     fn pause(&mut self) {
-        self.settled();
-        self.unsettled.settle();
-        let Some((name, chain)) = self.known.ratification() else { return };
-        let mut table = self.known.table.clone();
-        table.chains.insert(name, chain);
-        self.unsettled.note(&super::Seen::default());
-        let newest = self.verdicts.len() - 1;
-        self.committed(&table, (newest, newest), &Delta::default());
-        self.known.ratify();
-        assert_eq!(table, self.known.table);
+        let under_way = self.chance.below(4);
+        self.keep(under_way + 1);
+        let last = self.unsettled.last();
+        self.unsettled.settle_until(last.saturating_sub(u64::try_from(under_way).unwrap()));
+        if self.chance.below(3) == 0 && !self.unsettled.is_settled(self.left_at) {
+            self.settled();
+            self.unsettled.settle();
+        }
+        if self.unsettled.is_settled(self.left_at) {
+            self.clear();
+        }
     }
 
-    fn committed(&mut self, table: &Table, stand_for: (usize, usize), delta: &Delta) {
-        self.tally.transactions += 1;
-        self.seen.push(table.clone());
-        self.stand_for.push(stand_for);
-        if self.seen.len() > BACK {
-            self.seen.remove(0);
-            self.stand_for.remove(0);
+    /// What was left is deleted.
+    fn clear(&mut self) {
+        let left = self.known.left.clone();
+        let ratification = self.known.ratification();
+        let mut operations = clearance(&left);
+        if let Some((name, chain)) = &ratification {
+            operations.extend([Operation::Flush(name), Operation::AddRules(name, &chain.rules)]);
         }
+        if operations.is_empty() {
+            return;
+        }
+        self.tally.cleared += usize::from(!left.is_empty());
+        operations.iter().for_each(|operation| carry_out(&mut self.table, operation));
+        self.unsettled.note(&super::Seen::default());
+        self.known.forget_left();
+        self.known.ratify();
+        let newest = self.verdicts.len() - 1;
+        self.committed((newest, newest), &Delta::default());
+        self.is_as_known(&Delta::default());
+    }
+
+    fn committed(&mut self, stand_for: (usize, usize), delta: &Delta) {
+        self.tally.transactions += 1;
+        self.seen.push(self.table.clone());
+        self.stand_for.push(stand_for);
+        self.keep(BACK);
         let newest = self.seen.len() - 1;
-        for began in 0..=newest {
-            self.send(began, newest, false, delta);
+        let mut tried: BTreeSet<usize> = (0..=newest).rev().take(TRIED - 2).collect();
+        tried.extend([0, 1].map(|_| self.chance.below(newest + 1)));
+        for began in tried {
+            self.send(began, newest, None, delta);
             if began < newest {
-                self.send(began, newest - 1, true, delta);
+                self.send(began, newest - 1, Some(0), delta);
+                let some = u64::try_from(self.chance.below(1000)).unwrap() + 1;
+                self.send(began, newest - 1, Some(some), delta);
             }
         }
     }
 
     /// Sends packets that began with a version and end with another.
-    fn send(&mut self, began: usize, ends: usize, is_ahead: bool, delta: &Delta) {
-        let (oldest, _) = self.stand_for[began];
-        let (_, newest) = self.stand_for[ends + usize::from(is_ahead)];
-        for (number, (flow, hook)) in self.flows.iter().enumerate() {
-            let Some(hook) = hook else { continue };
-            let mut verdicts = self.verdicts[oldest..=newest].iter().map(|all| all[number]);
-            let verdict = verdicts.next().unwrap();
-            let is_fixed = verdicts.all(|other| other == verdict);
+    fn send(&mut self, began: usize, ends: usize, ahead: Option<u64>, delta: &Delta) {
+        for number in 0..self.flows.len() {
             for is_late in [false, true] {
-                let mut halts = 0;
-                loop {
-                    let course = Course { began, halts, ends, is_ahead, is_late };
-                    let (met, way) = send(&self.seen, *hook, flow, course);
-                    self.tally.packets += 1;
-                    assert!(
-                        !is_fixed || met.verdict == verdict,
-                        "{flow}: {:?}, not {verdict:?}, {course:?}\n{delta:#?}\n{:#?}",
-                        met.verdict,
-                        self.seen.iter().map(differing(&self.seen)).collect::<Vec<_>>(),
-                    );
-                    if met.verdict == Verdict::Allow
-                        && let Some(stamp) = met.stamp
-                    {
-                        self.tally.stamped += 1;
-                        self.stamped.entry(stamp.value).or_default().insert(number);
-                    }
-                    halts += 1;
-                    if halts > way || began == ends {
+                let mut course = Course { began, halts: 0, via: None, ends, ahead, is_late };
+                while let Some(way) = self.send_one(number, course, delta) {
+                    course.halts += 1;
+                    if course.halts > way || began == ends {
+                        // One that stands still twice.
+                        if ends > began + 1 && way > 1 {
+                            let halts = self.chance.below(way);
+                            let via = began + 1 + self.chance.below(ends - began - 1);
+                            let until = halts + 1 + self.chance.below(way - halts);
+                            let course = Course { halts, via: Some((via, until)), ..course };
+                            self.send_one(number, course, delta);
+                        }
                         break;
                     }
                 }
             }
         }
+    }
+
+    /// Sends a packet. Returns how long its way was.
+    fn send_one(&mut self, number: usize, course: Course, delta: &Delta) -> Option<usize> {
+        let (flow, hook) = &self.flows[number];
+        let (oldest, _) = self.stand_for[course.began];
+        let (_, newest) = self.stand_for[course.ends + usize::from(course.ahead.is_some())];
+        let mut verdicts = self.verdicts[oldest..=newest].iter().map(|all| all[number]);
+        let verdict = verdicts.next().unwrap();
+        let is_fixed = verdicts.all(|other| other == verdict);
+        let (met, way) = send(&self.seen, (*hook)?, flow, course);
+        self.tally.packets += 1;
+        assert!(
+            !is_fixed || met.verdict == verdict,
+            "{flow}: {:?}, not {verdict:?}, {course:?}\n{delta:#?}\n{:#?}",
+            met.verdict,
+            self.seen.iter().map(differing(&self.seen)).collect::<Vec<_>>(),
+        );
+        if met.verdict == Verdict::Allow
+            && let Some(stamp) = met.stamp
+        {
+            self.tally.stamped += 1;
+            self.stamped.entry(stamp.value).or_default().insert(number);
+        }
+        Some(way)
     }
 
     /// What passes without being judged is allowed.
@@ -294,7 +371,7 @@ fn run(script: &Script, style: Style) -> Tally {
     let mut engine = Engine::with_tuning(script.options.clone(), script.tuning);
     let mut kernel: Option<Kernel> = None;
     let mut tally = Tally::default();
-    for (number, happening) in script.happenings.iter().enumerate() {
+    for happening in &script.happenings {
         let delta = match happening {
             Happening::Event(event) => engine.apply(event.clone()),
             Happening::Batch(events) => engine.apply_batch(events.clone()),
@@ -310,7 +387,7 @@ fn run(script: &Script, style: Style) -> Tally {
             continue;
         };
         kernel.update(engine.snapshot(), &delta);
-        if number % 7 == 3 {
+        if kernel.chance.below(5) == 0 {
             kernel.pause();
         }
         tally = kernel.tally;
@@ -339,10 +416,13 @@ fn campaign(seeds: core::ops::Range<u64>, waits: usize, script: impl Fn(u64) -> 
         all.transactions += tally.transactions;
         all.waits += tally.waits;
         all.at_once += tally.at_once;
+        all.cleared += tally.cleared;
+        all.back += tally.back;
         all.packets += tally.packets;
         all.stamped += tally.stamped;
     }
     assert!(all.updates > 50 && all.at_once > 20 && all.waits >= waits, "{all:?}");
+    assert!(all.cleared > 0 && (waits == 0 || all.back > 0), "{all:?}");
     assert!(all.packets > 10_000 && all.stamped > 1000, "{all:?}");
 }
 
@@ -356,145 +436,4 @@ fn no_packet_under_way_goes_wrong_across_pods_that_change_their_labels() {
     campaign(100..140, 0, |seed| Script::relabels(seed, 60));
 }
 
-/// A node with a pod `server`, to which pods may send that carry a label, and which may send to pods that carry one.
-const MEETING: &str = "
-{apiVersion: v1, kind: Namespace, metadata: {name: default}}
----
-{apiVersion: v1, kind: Node, metadata: {name: n1}}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: in, namespace: default}
-spec:
-  podSelector: {matchLabels: {app: server}}
-  ingress:
-    - {from: [{podSelector: {matchLabels: {one: is}}}], ports: [{port: 1}]}
-    - {from: [{podSelector: {matchLabels: {two: is}}}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: out, namespace: default}
-spec:
-  podSelector: {matchLabels: {app: client}}
-  policyTypes: [Egress]
-  egress: [{to: [{podSelector: {matchLabels: {friend: is}}}]}]
----
-";
-
-fn pod(name: &str, labels: &str, address: &str) -> String {
-    format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: default, labels: {{app: {name}{labels}}}}}, \
-         spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}, status: {{podIPs: [{{ip: {address}}}]}}}}\n---\n"
-    )
-}
-
-fn server(labels: &str) -> String {
-    pod("server", labels, "10.0.0.1")
-}
-
-fn client(labels: &str) -> String {
-    pod("client", labels, "10.0.0.2")
-}
-
-/// Carries out changes one right after the other, with packets under way to port 1 of the server, whose verdict none of them
-/// changes. Returns how often packets were waited for.
-#[track_caller]
-fn waits(source: &str, objects: &[String], changes: &[String], verdict: Verdict) -> usize {
-    let read = |text: &str| {
-        puts(&read_str("meeting.yaml", text, &ReadOptions::default()).unwrap().cluster)
-    };
-    let mut waits = 0;
-    for style in styles() {
-        let options = Options { scope: Scope::Node("n1".into()), ..Options::default() };
-        let mut engine = Engine::new(options);
-        let objects = format!("{MEETING}{}", objects.concat());
-        engine.apply_batch(read(&objects).into_iter().chain([Event::InSync]));
-        let to = Transport::Port(Protocol::Tcp, 1);
-        let flow = Flow::new(source.parse().unwrap(), "10.0.0.1".parse().unwrap(), to);
-        let flow = Flow { dialled: Dialled::Service, ..flow };
-        let mut kernel = Kernel::new(style, engine.snapshot(), &[flow]);
-        assert_eq!(engine.snapshot().verdict(&flow).verdict, verdict);
-        for change in changes {
-            let delta = engine.apply_batch(read(change));
-            kernel.update(engine.snapshot(), &delta);
-            assert_eq!(engine.snapshot().verdict(&flow).verdict, verdict, "{change}");
-        }
-        assert!(kernel.tally.packets > 0 && kernel.tally.transactions >= changes.len());
-        waits += kernel.tally.waits;
-    }
-    waits
-}
-
-const CLIENT: &str = "10.0.0.2";
-const PEER: &str = "10.0.1.1";
-
-#[test]
-fn no_packet_under_way_misses_a_peer_that_changes_its_label() {
-    let peer = |labels| pod("peer", labels, PEER).replace("n1", "n2");
-    for (one, other) in [(", one: is", ", two: is"), (", two: is", ", one: is")] {
-        let objects = [server(""), peer(one)];
-        assert!(waits(PEER, &objects, &[peer(other)], Verdict::Allow) > 0);
-        // The same in two changes.
-        let both = peer(", one: is, two: is");
-        assert!(waits(PEER, &objects, &[both, peer(other)], Verdict::Allow) > 0);
-    }
-}
-
-#[test]
-fn no_packet_under_way_leaves_before_a_change_and_comes_in_behind_the_next() {
-    let objects = [server(", friend: is"), client("")];
-    let changes = [server(""), client(", one: is")];
-    assert!(waits(CLIENT, &objects, &changes, Verdict::Deny) > 0);
-    // The destination's side may open by another policy, too.
-    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: in, namespace: default}, \
-                  spec: {podSelector: {matchLabels: {app: server}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}}\n---\n";
-    assert!(waits(CLIENT, &objects, &[server(""), policy.into()], Verdict::Deny) > 0);
-}
-
-/// A tier that denies one end with the label of a direction.
-fn tier(direction: &str, end: &str) -> String {
-    format!(
-        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {direction}}}, \
-         spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, \
-         {direction}: [{{action: Deny, {end}: [{{pods: {{podSelector: {{matchLabels: {{{direction}: is}}}}, namespaceSelector: {{}}}}}}]}}]}}}}\n---\n"
-    )
-}
-
-#[test]
-fn no_packet_under_way_slips_between_two_changes_where_order_decides() {
-    let tiers = [tier("egress", "to"), tier("ingress", "from")];
-    let peer = |labels| pod("peer", labels, PEER);
-    let objects = [tiers.concat(), server(""), peer(", one: is, ingress: is")];
-    let changes = [server(", egress: is"), peer(", one: is")];
-    assert!(waits(PEER, &objects, &changes, Verdict::Deny) > 0);
-}
-
-#[test]
-fn a_pod_that_comes_and_may_not_send_never_sends_to_who_admits_it() {
-    let objects = [server("")];
-    assert!(waits(CLIENT, &objects, &[client(", two: is")], Verdict::Deny) > 0);
-}
-
-#[test]
-fn a_single_peer_that_comes_or_goes_waits_for_nothing() {
-    let peer = |labels| pod("peer", labels, PEER).replace("n1", "n2");
-    let other = |labels| pod("other", labels, "10.0.1.2").replace("n1", "n2");
-    let objects = [server(""), client(""), peer(", two: is"), other("")];
-    let mut changes = Vec::new();
-    for _ in 0..4 {
-        let more = [other(", one: is"), other(""), other(", friend: is"), other("")];
-        changes.extend(more);
-    }
-    assert_eq!(waits(PEER, &objects, &changes, Verdict::Allow), 0);
-}
-
-#[test]
-fn no_packet_under_way_meets_what_is_of_one_pod_with_the_rules_of_two() {
-    let deny = tier("ingress", "from");
-    // The address of one pod goes over to another that has one already, and may not send to itself.
-    let moved = server("").replace("10.0.0.1", "10.0.0.9");
-    let both = pod("both", ", ingress: is", "10.0.0.2}, {ip: 10.0.0.1")
-        .replace("app: both", "app: server");
-    let objects = [deny, server("")];
-    assert!(waits(CLIENT, &objects, &[[moved, both].concat()], Verdict::Deny) > 0);
-}
+mod meetings;

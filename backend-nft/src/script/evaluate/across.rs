@@ -8,6 +8,8 @@
 #![expect(clippy::indexing_slicing, reason = "test support")]
 
 use core::cell::Cell;
+use core::hash::{Hash as _, Hasher as _};
+use std::hash::DefaultHasher;
 
 use netpol_core::ir::{self, Flow};
 
@@ -29,10 +31,12 @@ pub(crate) struct Course {
     pub(crate) began: usize,
     /// How much of its way it went then: look-ups and chains.
     pub(crate) halts: usize,
+    /// Another version in force then, and until how much of its way.
+    pub(crate) via: Option<(usize, usize)>,
     /// The version in force for the rest of its way.
     pub(crate) ends: usize,
-    /// Whether the version behind that one has been written to chains already.
-    pub(crate) is_ahead: bool,
+    /// Whether the version behind that one is being written, and if so to which chains it was: any, to all for zero.
+    pub(crate) ahead: Option<u64>,
     /// Whether what holds ranges has not been filled yet that came with that one.
     pub(crate) is_late: bool,
 }
@@ -65,7 +69,20 @@ impl Across<'_> {
     fn now(&self) -> usize {
         let passed = self.passed.get();
         self.passed.set(passed + 1);
-        if passed < self.course.halts { self.course.began } else { self.course.ends }
+        match self.course.via {
+            _ if passed < self.course.halts => self.course.began,
+            Some((version, until)) if passed < until => version,
+            Some(_) | None => self.course.ends,
+        }
+    }
+
+    fn is_written(&self, name: &str) -> bool {
+        let is_chosen = |seed: u64| {
+            let mut hasher = DefaultHasher::new();
+            (seed, name).hash(&mut hasher);
+            hasher.finish().is_multiple_of(2)
+        };
+        self.course.ahead.is_some_and(|seed| seed == 0 || is_chosen(seed))
     }
 
     const fn is_late(&self, now: usize) -> bool {
@@ -79,7 +96,7 @@ impl Way for Across<'_> {
         let is_of_its_edition = |version: usize| (version - self.course.began).is_multiple_of(2);
         let written = match now + 1 {
             next if now == self.course.ends
-                && self.course.is_ahead
+                && self.is_written(name)
                 && next < self.versions.len()
                 && is_of_its_edition(next) =>
             {
