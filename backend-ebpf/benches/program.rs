@@ -26,6 +26,7 @@ use netpol_core::model::{
     NetworkPolicyRule, ObjectMeta, Pod, PolicyPort, Protocol,
 };
 use netpol_ebpf::image::Hook;
+use netpol_ebpf::tc::{Side, Surroundings};
 use netpol_ebpf::{Ebpf, Kernel, Loaded, MapImage};
 
 /// Flows to isolated pods from peers that their rules name, at a port of the rule and at the next: half of them pass,
@@ -89,6 +90,10 @@ fn mixed(loaded: &Loaded, frames: &[Vec<u8>]) -> Duration {
 
 /// Pods of the node.
 const LOCAL: usize = 250;
+
+/// Flags of TCP.
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 /// What a policy of the node allows.
 fn port_of(policy: usize) -> u16 {
@@ -177,6 +182,7 @@ fn main() {
         );
         println!("|---|---|---|---|---|---|---|---|---|---|---|");
     };
+    established();
     head("pods");
     let sizes: &[(usize, usize)] = if quick {
         &[(1_000, 10), (10_000, 1_000)]
@@ -193,6 +199,44 @@ fn main() {
         let ruleset = node(peers, policies);
         row(&kernel, peers, policies, &ruleset, &flows_of_node(peers, policies));
     }
+}
+
+/// What a packet of an open connection costs at an interface: it is found among the connections, and not judged again.
+fn established() {
+    let ruleset = node(1_000, 10);
+    let image = Ebpf::default().lower(&ruleset).unwrap();
+    let warm = |loaded: &Loaded, side: Side, frame: &[u8]| {
+        (0..9).map(|_| loaded.time_at(side, frame, 10_000).unwrap()).min().unwrap_or_default()
+    };
+    let places = [(IpAddr::from(local(0)), 1)].into();
+    let load = |image: &MapImage| {
+        let surroundings = Surroundings { places, ..Surroundings::default() };
+        Loaded::load_at_interfaces(image, &surroundings).unwrap()
+    };
+    let loaded = load(&image);
+    let ends = [IpAddr::from(peer(0)), IpAddr::from(local(0))];
+    let transport = Transport::Port(Protocol::Tcp, port_of(0));
+    let opens = frame(&Flow::new(ends[0], ends[1], transport));
+    // The other one's ports and addresses, no SYN: only what is known of the connection lets it pass.
+    let mut goes_on = opens.clone();
+    goes_on[14 + 20 + 13] = ACK;
+    let mut answer = goes_on.clone();
+    for (to, from, length) in [(26, 30, 4), (30, 26, 4), (34, 36, 2), (36, 34, 2)] {
+        answer[to..to + length].copy_from_slice(&goes_on[from..from + length]);
+    }
+    let mut syn = opens.clone();
+    syn[14 + 20 + 13] = SYN;
+    assert_eq!(loaded.ask_at(Side::ToPod, &syn).unwrap(), Verdict::Allow);
+    // The empty program of the kind: what is no IP passes or not by its first bytes.
+    let mut arp = opens;
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    println!(
+        "at an interface, warm: ARP {:?}, opens {:?}, goes on {:?}, is answered {:?}\n",
+        warm(&loaded, Side::ToPod, &arp),
+        warm(&loaded, Side::ToPod, &syn),
+        warm(&loaded, Side::ToPod, &goes_on),
+        warm(&loaded, Side::FromPod, &answer),
+    );
 }
 
 fn row(kernel: &Kernel, ends: usize, policies: usize, ruleset: &Ruleset, flows: &[Flow]) {

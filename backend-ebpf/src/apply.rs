@@ -261,6 +261,7 @@ impl Dataplane for EbpfDataplane {
     /// them.
     fn update(&mut self, ruleset: &Ruleset, delta: &Delta) -> Result<Updated, SyncError> {
         let namespace = namespace()?;
+        let pins = self.pins(namespace);
         let is_made = self.updates == Updates::InPlace
             && match &self.front_end {
                 FrontEnd::Netfilter => self
@@ -270,7 +271,7 @@ impl Dataplane for EbpfDataplane {
                 FrontEnd::Tc(tc) => self
                     .interfaces
                     .get_mut(&namespace)
-                    .is_some_and(|attached| attached.update(tc, delta)),
+                    .is_some_and(|attached| attached.update(tc, delta, pins.as_ref())),
             };
         if is_made {
             return Ok(Updated::ByDelta);

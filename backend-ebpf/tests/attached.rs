@@ -18,13 +18,16 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use netpol_conformance::events::puts;
 use netpol_conformance::netlab::{
-    End, Lab, Observation, Plan, PlannedNode, PlannedPod, Probe, Traffic, bpf_file_system,
+    Availability, End, Lab, Observation, Plan, PlannedNode, PlannedPod, Privilege, Probe, Traffic,
+    bpf_file_system, did_not_run,
 };
-use netpol_core::backend::{Dataplane as _, SyncError};
+use netpol_core::backend::{Dataplane as _, SyncError, Updated};
 use netpol_core::compile::{Options, compile};
+use netpol_core::engine::{Engine, Event};
 use netpol_core::ir::{Ruleset, Scope};
-use netpol_core::model::{Cidr, ObjectRef, Protocol};
+use netpol_core::model::{Cidr, Cluster, ObjectRef, Protocol};
 use netpol_core::net::PrefixSet;
 use netpol_ebpf::tc::{Attach, ByPeer, ByRoute, Interfaces as _, Service, Tc};
 use netpol_ebpf::{EbpfDataplane, FrontEnd};
@@ -57,6 +60,12 @@ fn ruleset(pods: &[(&str, u8)]) -> Ruleset {
 
 /// The same where these addresses are only pods' (strict mode).
 fn ruleset_in<const N: usize>(pods: &[(&str, u8)], strict: [&str; N]) -> Ruleset {
+    let pod_ranges = PrefixSet::from_cidrs(&strict.map(|range| Cidr::parse(range).unwrap()));
+    let options = Options { scope: Scope::Node("node".into()), pod_ranges, ..Options::default() };
+    compile(&cluster(pods), &options).ruleset
+}
+
+fn cluster(pods: &[(&str, u8)]) -> Cluster {
     let pods = pods.iter().map(|(name, number)| {
         format!(
             "---\n{{apiVersion: v1, kind: Pod, metadata: {{namespace: x, name: {name}, labels: {{app: {name}}}}}, \
@@ -72,11 +81,7 @@ fn ruleset_in<const N: usize>(pods: &[(&str, u8)], strict: [&str; N]) -> Ruleset
 ",
         pods.collect::<String>()
     );
-    let cluster =
-        read_str("p.yaml", &text, &ReadOptions::default()).expect("good manifests").cluster;
-    let pod_ranges = PrefixSet::from_cidrs(&strict.map(|range| Cidr::parse(range).unwrap()));
-    let options = Options { scope: Scope::Node("node".into()), pod_ranges, ..Options::default() };
-    compile(&cluster, &options).ruleset
+    read_str("p.yaml", &text, &ReadOptions::default()).expect("good manifests").cluster
 }
 
 const ALL: [(&str, u8); 3] = [("a", 1), ("b", 2), ("c", 3)];
@@ -91,6 +96,16 @@ fn pins(name: &str) -> PathBuf {
         .join(format!("attached-{name}-{}", std::process::id()));
     bpf_file_system(&directory).unwrap();
     directory
+}
+
+/// Returns the names of the links that are pinned.
+fn tcx_pins(directory: &Path) -> Vec<String> {
+    let directories = fs::read_dir(directory.join("netpol")).unwrap();
+    let entries = directories.flat_map(|entry| fs::read_dir(entry.unwrap().path()).unwrap());
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("tcx-")).collect();
+    names.sort();
+    names
 }
 
 /// Returns what becomes of connections from `a` to `b`, both families: to the open port, and to a closed one.
@@ -172,6 +187,36 @@ fn links_and_filters_enforce_outlive_their_process_and_are_taken_off() {
             assert_eq!(fs::read_dir(directory.join("netpol")).unwrap().count(), 0);
         }
     });
+}
+
+/// Calls no program of others and needs no netfilter programs, so that it runs on old kernels too (`old-kernels`).
+#[test]
+fn filters_enforce_by_themselves() {
+    match Availability::probe() {
+        Ok(Privilege::Root) => {}
+        Ok(other) => return did_not_run("filters alone", &format!("{other} may not use bpf(2)")),
+        Err(error) => return did_not_run("filters alone", &error.to_string()),
+    }
+    let directory = pins("filters");
+    let lab = lab();
+    assert_eq!(asked(&lab), OPEN);
+    let mut first = dataplane(Attach::Clsact, &directory);
+    lab.in_node("node", || first.sync(&ruleset(&ALL)).unwrap()).unwrap();
+    drop(first);
+    assert_eq!(asked(&lab), ENFORCED);
+    let mut heir = dataplane(Attach::Clsact, &directory);
+    lab.in_node("node", || {
+        heir.sync(&ruleset(&ALL)).unwrap();
+        assert_eq!(heir.verify(&ruleset(&ALL)).unwrap(), []);
+    })
+    .unwrap();
+    assert_eq!(asked(&lab), ENFORCED);
+    lab.in_node("node", || heir.remove().unwrap()).unwrap();
+    assert_eq!(asked(&lab), OPEN);
+    #[expect(clippy::print_stderr, reason = "read by `old-kernels`")]
+    {
+        eprintln!("filters enforced, were taken over and taken off");
+    }
 }
 
 #[test]
@@ -258,17 +303,7 @@ fn pods_that_come_are_attached_and_what_is_gone_is_collected() {
         let directory = pins("pods");
         let lab = lab();
         let mut dataplane = dataplane(Attach::Tcx, &directory);
-        let names = || {
-            let directories = fs::read_dir(directory.join("netpol")).unwrap();
-            let entries =
-                directories.flat_map(|entry| fs::read_dir(entry.unwrap().path()).unwrap());
-            let mut names: Vec<String> = entries
-                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-                .filter(|name| name.starts_with("tcx-"))
-                .collect();
-            names.sort();
-            names
-        };
+        let names = || tcx_pins(&directory);
         let mut sync = |pods: &[(&str, u8)]| {
             lab.in_node("node", || dataplane.sync(&ruleset(pods)).unwrap()).unwrap();
         };
@@ -282,6 +317,54 @@ fn pods_that_come_are_attached_and_what_is_gone_is_collected() {
         sync(&[("a", 1), ("b", 2)]);
         assert_eq!(names(), ["tcx-10-from", "tcx-10-to", "tcx-11-from", "tcx-11-to"]);
         assert_eq!(asked(&lab), ENFORCED);
+        lab.in_node("node", || dataplane.remove().unwrap()).unwrap();
+    });
+}
+
+/// Loading beside takes the kernel's verifier some 30 ms, and each program at an interface a grace period.
+#[test]
+fn pods_come_go_and_move_by_updates_in_place() {
+    bpf::kernel_test("updates of pods in place", || {
+        let directory = pins("moves");
+        let lab = lab();
+        let mut dataplane = dataplane(Attach::Tcx, &directory);
+        let mut engine =
+            Engine::new(Options { scope: Scope::Node("node".into()), ..Options::default() });
+        engine.apply_batch(puts(&cluster(&[("a", 1)])));
+        engine.apply(Event::InSync);
+        lab.in_node("node", || dataplane.sync(engine.snapshot()).unwrap()).unwrap();
+        assert_eq!(asked(&lab), OPEN);
+        let pod = |name| ObjectRef::new("x", name);
+        let put = |name, number| {
+            let pods = cluster(&[(name, number)]).pods;
+            pods.into_values().map(Event::PutPod).collect::<Vec<_>>()
+        };
+        let mut step = |what: &str, events: Vec<Event>| {
+            let delta = engine.apply_batch(events);
+            lab.in_node("node", || {
+                let how = dataplane.update(engine.snapshot(), &delta).unwrap();
+                assert_eq!(how, Updated::ByDelta, "{what}");
+                assert_eq!(dataplane.verify(engine.snapshot()).unwrap(), [], "{what}");
+                assert!(!dataplane.may_have_drifted().unwrap(), "{what}");
+            })
+            .unwrap();
+        };
+        step("b comes", put("b", 2));
+        assert_eq!(asked(&lab), ENFORCED);
+        step("c comes", put("c", 3));
+        assert_eq!(tcx_pins(&directory).len(), 6);
+        step("b goes", vec![Event::DeletePod(pod("b"))]);
+        assert_eq!(asked(&lab), OPEN);
+        assert_eq!(tcx_pins(&directory).len(), 6, "it may come back");
+        step("c is where b was", put("c", 2));
+        step("b is where c was", put("b", 3));
+        step("c goes", vec![Event::DeletePod(pod("c"))]);
+        step("b moves back", put("b", 2));
+        assert_eq!(asked(&lab), ENFORCED);
+        shell(&lab, "ip link del p12");
+        step("b goes again", vec![Event::DeletePod(pod("b"))]);
+        let left = ["tcx-10-from", "tcx-10-to", "tcx-11-from", "tcx-11-to"];
+        assert_eq!(tcx_pins(&directory), left, "what is gone is collected");
         lab.in_node("node", || dataplane.remove().unwrap()).unwrap();
     });
 }

@@ -12,7 +12,7 @@ use super::mapped::{Access, Memory};
 use super::rows::{decode_address, encode_address};
 use super::sys::{Map, Shape};
 use super::table::{ARRAY, Full, MAPPABLE, Seed, Table};
-use crate::image::Host;
+use crate::image::{Host, PodRow};
 
 /// The bytes of a row (`struct host`).
 const ROW: usize = 64;
@@ -64,7 +64,13 @@ impl Hosts {
     }
 
     /// Says what is known of an address from a version on.
-    pub(super) fn put(&mut self, address: IpAddr, since: u64, host: &Host) -> io::Result<()> {
+    pub(super) fn put(
+        &mut self,
+        address: IpAddr,
+        since: u64,
+        host: &Host,
+        policies: &PodRow,
+    ) -> io::Result<()> {
         let key = self.seed.digest(address);
         let before = match self.places.get(key)? {
             None => None,
@@ -82,7 +88,10 @@ impl Hosts {
         let mut bytes = encode_address(address).to_vec();
         bytes.extend(previous);
         let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk::<8>());
-        let words = words.map(|word| u64::from_ne_bytes(*word)).chain([since, end(host)]);
+        let words = words
+            .map(|word| u64::from_ne_bytes(*word))
+            .chain([since, end(host)])
+            .chain(policies_of(policies));
         for (place, word) in (0..).zip(words) {
             self.word(row, place)?.store(word, Ordering::Release);
         }
@@ -108,7 +117,7 @@ impl Hosts {
     /// Returns whether a packet of this version finds exactly this, nothing being known of `others`.
     pub(super) fn are<'a>(
         &self,
-        hosts: impl Fn(IpAddr) -> Option<&'a Host>,
+        hosts: impl Fn(IpAddr) -> Option<(&'a Host, PodRow)>,
         count: usize,
         others: impl Fn(IpAddr) -> bool,
         version: u64,
@@ -127,23 +136,24 @@ impl Hosts {
                 known = self.read(row)?;
             }
             match hosts(address) {
-                Some(host) if known.3 == end(host) => seen += 1,
-                None if known.3 == 0 && others(address) => {}
+                Some((host, policies)) if known.3 == says(host, &policies) => seen += 1,
+                None if known.3 == NOTHING && others(address) => {}
                 Some(_) | None => return Ok(false),
             }
         }
         let (_, previous, since, unknown) = self.read(0)?;
-        Ok(seen == count && previous == 0 && since == 0 && unknown == 0)
+        Ok(seen == count && previous == 0 && since == 0 && unknown == NOTHING)
     }
 
     /// Returns a row: its address, the row before, since when it counts, and what it says.
-    fn read(&self, row: u32) -> io::Result<(Option<IpAddr>, u32, u64, u64)> {
+    fn read(&self, row: u32) -> io::Result<(Option<IpAddr>, u32, u64, [u64; 4])> {
         let word = |place| Ok::<_, io::Error>(self.word(row, place)?.load(Ordering::Acquire));
         let address = [word(0)?, word(1)?, word(2)?].map(u64::to_ne_bytes);
         let [_, _, third] = address;
         let [.., a, b, c, d] = third;
         let previous = u32::from_ne_bytes([a, b, c, d]);
-        Ok((decode_address(address.as_flattened()), previous, word(3)?, word(4)?))
+        let says = [word(4)?, word(5)?, word(6)?, word(7)?];
+        Ok((decode_address(address.as_flattened()), previous, word(3)?, says))
     }
 
     fn take(&mut self) -> Result<u32, Full> {
@@ -163,11 +173,30 @@ impl Hosts {
     }
 }
 
-/// Writes `struct end`.
+/// What a row says where nothing is known.
+const NOTHING: [u64; 4] = [0; 4];
+
+/// What a row says: the class, the number of the pod, its policies.
+fn says(host: &Host, policies: &PodRow) -> [u64; 4] {
+    let [first, second, third] = policies_of(policies);
+    [end(host), first, second, third]
+}
+
+/// Writes class and pod.
 fn end(host: &Host) -> u64 {
     let class = host.class.map_or(0, |class| HAS_CLASS | class);
-    let class = if host.is_node { class | IS_NODE } else { class };
-    let [a, b, c, d] = class.to_ne_bytes();
-    let [e, f, g, h] = host.pod.to_ne_bytes();
+    two(if host.is_node { class | IS_NODE } else { class }, host.pod)
+}
+
+/// Writes `struct pod`.
+fn policies_of(pod: &PodRow) -> [u64; 3] {
+    let PodRow { ingress, egress, ingress_of_hairpin, egress_of_hairpin, egress_to_node } = *pod;
+    [two(ingress, egress), two(ingress_of_hairpin, egress_of_hairpin), two(egress_to_node, 0)]
+}
+
+/// Writes one number behind the other.
+fn two(first: u32, second: u32) -> u64 {
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }

@@ -13,6 +13,7 @@ use super::error::LoadError;
 use super::loaded::{Beginning, Loaded, MOST_REPLACED, Place};
 use super::rows::History;
 use super::sys;
+use super::tc::{Surroundings, Tables, Ways};
 use crate::Established;
 use crate::image::{Class, MapImage};
 use crate::lower::{Garbage, Limits, Lowering, Patch, UpdateError};
@@ -176,7 +177,7 @@ impl Live {
             (*network, self.history(network, *before).then(version, *now))
         };
         let networks: Vec<(IpNet, History)> = patch.networks.iter().map(then).collect();
-        self.loaded.prepare(&patch, &networks, version)?;
+        self.loaded.prepare(&patch, self.lowering.image(), &networks, version)?;
         self.loaded.version().set(version)?;
         self.version = version;
         self.is_lost = false;
@@ -193,6 +194,31 @@ impl Live {
             let _ = self.sweep();
         }
         Ok(())
+    }
+
+    /// Returns what packets at interfaces meet besides policies.
+    pub(super) fn surroundings(&self) -> Option<&Surroundings> {
+        self.loaded.surroundings().map(Tables::holds)
+    }
+
+    /// Returns whether packets meet this, but for what can be changed where it is.
+    pub(super) fn is_among(&self, surroundings: &Surroundings) -> bool {
+        let Surroundings { own, services, times, alone: _, places: _ } = surroundings;
+        self.surroundings().is_some_and(|here| {
+            here.own == *own && here.services == *services && here.times == *times
+        })
+    }
+
+    /// Writes what is to be known of interfaces before the ruleset changes.
+    pub(super) fn meet(&mut self, ways: &Ways) -> io::Result<()> {
+        let tables = self.loaded.surroundings_mut();
+        tables.map_or(Ok(()), |tables| tables.meet(&ways.alone, &ways.places))
+    }
+
+    /// Writes what is to be known of them after it.
+    pub(super) fn leave(&mut self, ways: &Ways) -> io::Result<()> {
+        let tables = self.loaded.surroundings_mut();
+        tables.map_or(Ok(()), |tables| tables.leave(&ways.alone, &ways.places))
     }
 
     fn has_room(&self, patch: &Patch) -> bool {

@@ -17,7 +17,7 @@ use super::sys::{self, Map, Shape};
 use super::table::{ARRAY, MAPPABLE, Seed, Table};
 use super::tc::{Connections, Side, Surroundings, Tables};
 use crate::Established;
-use crate::image::{Hook, MapImage, Rows};
+use crate::image::{Hook, Host, MapImage, PodRow, Rows};
 use crate::lower::{Garbage, Patch};
 
 /// `enum bpf_map_type`.
@@ -128,13 +128,19 @@ impl Loaded {
         let counts = create("counts", PER_PROCESSOR_ARRAY, 4, 16, 0, counters)?;
         let rate = create("rate", PER_PROCESSOR_ARRAY, 4, 24, 0, 1)?;
         let denied = create("denied", RING, 0, 0, 0, RING_SIZE)?;
-        let state = create("state", ARRAY, 4, 40, MAPPABLE, 1)?;
+        let state = create("state", ARRAY, 4, 48, MAPPABLE, 1)?;
+        let surroundings = match place {
+            Place::Netfilter(..) => None,
+            Place::Interfaces(_, surroundings) => Some(Tables::create(surroundings, image, seed)?),
+        };
         let keeps = u32::from(beginning.established == Established::Keep);
         let mut value = beginning.version.to_ne_bytes().to_vec();
         value.extend(keeps.to_ne_bytes());
         value.extend(u32::from(image.is_strict()).to_ne_bytes());
         value.extend(seed.0.into_iter().flat_map(u64::to_ne_bytes));
-        value.extend([hosts.places().mask(), words.mask()].into_iter().flat_map(u32::to_ne_bytes));
+        let masks = surroundings.as_ref().map_or([0, 0], Tables::masks);
+        let masks = [hosts.places().mask(), words.mask()].into_iter().chain(masks);
+        value.extend(masks.flat_map(u32::to_ne_bytes));
         let refused_state = |source| refused("state", 1, source);
         state.update(&0_u32.to_ne_bytes(), &value).map_err(refused_state)?;
         let version = Version::of(state.descriptor()).map_err(refused_state)?;
@@ -152,16 +158,15 @@ impl Loaded {
             (RATE, rate.descriptor()),
             (STATE, state.descriptor()),
         ]);
-        let (program, surroundings) = match place {
+        let program = match place {
             Place::Netfilter(kernel, checked) => {
                 descriptors.push((CHECKED, checked.0.descriptor()));
-                (JUDGE.load(NETFILTER, Some(kernel), &descriptors)?, None)
+                JUDGE.load(NETFILTER, Some(kernel), &descriptors)?
             }
-            Place::Interfaces(connections, surroundings) => {
-                let tables = Tables::create(surroundings, image)?;
+            Place::Interfaces(connections, _) => {
                 descriptors.extend(connections.descriptors());
-                descriptors.extend(tables.descriptors());
-                (TC_JUDGE.load(TC, None, &descriptors)?, Some(tables))
+                descriptors.extend(surroundings.iter().flat_map(Tables::descriptors));
+                TC_JUDGE.load(TC, None, &descriptors)?
             }
         };
         let spare = spare(&room, image, beginning.largest);
@@ -186,6 +191,15 @@ impl Loaded {
 
     pub(super) const fn version(&self) -> &Version {
         &self.version
+    }
+
+    /// What packets at interfaces meet besides policies.
+    pub(super) const fn surroundings(&self) -> Option<&Tables> {
+        self.surroundings.as_ref()
+    }
+
+    pub(super) const fn surroundings_mut(&mut self) -> Option<&mut Tables> {
+        self.surroundings.as_mut()
     }
 
     pub(super) const fn ring(&mut self) -> &mut Ring {
@@ -229,6 +243,7 @@ impl Loaded {
         ]
         .into_iter()
         .any(|(garbage, spare)| garbage > spare / 2)
+            || self.surroundings.as_ref().is_some_and(Tables::is_littered)
     }
 
     /// Returns whether the tables have places for what a change writes.
@@ -237,10 +252,11 @@ impl Loaded {
     }
 
     /// Writes what a change needs, so that it is in force as soon as the version is this. `networks` are those of the
-    /// patch.
+    /// patch, `image` what it leads to.
     pub(super) fn prepare(
         &mut self,
         patch: &Patch,
+        image: &MapImage,
         networks: &[(IpNet, History)],
         version: u64,
     ) -> Result<(), LoadError> {
@@ -274,7 +290,7 @@ impl Loaded {
         }
         write(&pods, rows::PODS)?;
         for (address, _, now) in &patch.hosts {
-            let put = self.hosts.put(*address, version, now);
+            let put = self.hosts.put(*address, version, now, &policies_of(image, now));
             put.map_err(refused("hosts", patch.hosts.len()))?;
         }
         write(&table_of_networks, rows::NETWORKS)
@@ -285,6 +301,7 @@ impl Loaded {
     pub(super) fn sweep(&mut self, garbage: &Garbage) -> io::Result<()> {
         self.hosts.rested()?;
         self.words.rested()?;
+        self.surroundings.as_mut().map_or(Ok(()), Tables::rested)?;
         garbage.hosts.iter().try_for_each(|address| self.hosts.remove(*address))?;
         let words = &mut self.words;
         garbage.words.iter().try_for_each(|key| words.remove(rows::word_key(*key)).map(drop))?;
@@ -322,7 +339,7 @@ impl Loaded {
         image: &MapImage,
         surroundings: &Surroundings,
     ) -> Result<Self, LoadError> {
-        let (connections, _) = Connections::create(None)?;
+        let connections = Connections::create(None)?;
         let largest = |last: Option<&u32>| last.copied().unwrap_or(0);
         let (pods, policies) = (image.pods.keys().next_back(), image.policies.keys().next_back());
         let beginning = Beginning {
@@ -368,7 +385,8 @@ impl Loaded {
     ) -> io::Result<Vec<&'static str>> {
         let version = self.version.get()?;
         let mut names = Vec::new();
-        let (host, is_old) = (|at| image.hosts.get(&at), |at| garbage.hosts.contains(&at));
+        let host = |at| image.hosts.get(&at).map(|host| (host, policies_of(image, host)));
+        let is_old = |at| garbage.hosts.contains(&at);
         if !self.hosts.are(host, image.hosts.len(), is_old, version)? {
             names.push("hosts");
         }
@@ -471,6 +489,11 @@ const fn by_map(rows: &Rows) -> [usize; 5] {
     [rows.networks, rows.pods, rows.policies, rows.ports, rows.ranges]
 }
 
+/// Returns the policies of the pod that an address is.
+fn policies_of(image: &MapImage, host: &Host) -> PodRow {
+    image.pods.get(&host.pod).copied().unwrap_or_default()
+}
+
 /// Returns the tables of an image. Where keys crowd together, another seed spreads them.
 fn filled(
     image: &MapImage,
@@ -482,7 +505,9 @@ fn filled(
         let hosts = || -> io::Result<Hosts> {
             let mut hosts = Hosts::create(room.hosts, MOST_REPLACED + 1024, seed)?;
             let mut all = image.hosts.iter();
-            all.try_for_each(|(address, host)| hosts.put(*address, 0, host))?;
+            all.try_for_each(|(address, host)| {
+                hosts.put(*address, 0, host, &policies_of(image, host))
+            })?;
             Ok(hosts)
         };
         let words = || -> io::Result<Table> {

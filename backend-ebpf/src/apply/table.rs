@@ -4,6 +4,7 @@
 //! taking one out, so that a look-up can miss both. Here a value is replaced by one store, and a place that is given up
 //! is given to nobody before every packet that may know it is through.
 
+use alloc::collections::BTreeMap;
 use core::hash::{BuildHasher as _, Hasher as _};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -108,6 +109,22 @@ impl Table {
     pub(super) fn has_room(&self, more: usize) -> bool {
         let places = usize::try_from(self.mask).unwrap_or(0) + 1;
         self.used.saturating_add(more) <= places / 3
+    }
+
+    /// Returns how many places wait to be given free.
+    pub(super) fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
+    /// Returns whether this and nothing else is in there.
+    pub(super) fn holds(&self, mut expected: BTreeMap<u64, u64>) -> io::Result<bool> {
+        for entry in self.entries() {
+            let (key, value) = entry?;
+            if expected.remove(&key) != Some(value) {
+                return Ok(false);
+            }
+        }
+        Ok(expected.is_empty())
     }
 
     /// Returns the value of a key.

@@ -11,8 +11,10 @@ mod connections;
 mod interfaces;
 mod netlink;
 mod peers;
+mod points;
 mod side;
 mod surroundings;
+mod whereabouts;
 
 pub use attached::Tc;
 pub(super) use attached::{AtInterfaces, Manner, remove_pinned};
@@ -24,3 +26,4 @@ pub use peers::ByPeer;
 pub use side::Side;
 pub(super) use surroundings::Tables;
 pub use surroundings::{Service, Surroundings};
+pub(super) use whereabouts::Ways;

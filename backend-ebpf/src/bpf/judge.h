@@ -8,10 +8,21 @@
 
 #include "table.h"
 
-/* An address: its class, and the pod that it is, or 0. */
+/* The policies of a pod; 0 lets everything pass. Pod 0 has no others. */
+struct pod {
+	__u32 ingress;
+	__u32 egress;
+	__u32 ingress_of_hairpin;
+	__u32 egress_of_hairpin;
+	__u32 egress_to_node;
+	__u32 unused;
+};
+
+/* An address: its class, the pod that it is, or 0, and that pod's policies; none if too much is changing. */
 struct end {
 	__u32 class;
 	__u32 pod;
+	const volatile struct pod *policies;
 };
 
 /* The class is that of the address itself, not of the network it lies in. */
@@ -26,8 +37,9 @@ struct host {
 	struct address address;
 	__u32 previous; /* The row of what was known before; at last 0. */
 	__u64 since;
-	struct end end;
-	__u64 unused[3]; /* A row is a line of the cache. */
+	__u32 class;
+	__u32 pod;
+	struct pod policies; /* As the pod's row has them: so the packet needs no more than this line of the cache. */
 };
 
 #define HISTORY 7
@@ -41,16 +53,6 @@ struct network_key {
 struct network {
 	__u64 since[HISTORY];
 	__u32 class[HISTORY + 1];
-};
-
-/* The policies of a pod; 0 lets everything pass. Pod 0 has no others. */
-struct pod {
-	__u32 ingress;
-	__u32 egress;
-	__u32 ingress_of_hairpin;
-	__u32 egress_of_hairpin;
-	__u32 egress_to_node;
-	__u32 unused;
 };
 
 struct port_key {
@@ -91,17 +93,12 @@ enum counter {
 	GUARD_OF_EGRESS,
 };
 
-/* Strict mode: the pod of addresses of pods that no known pod owns. Its policies let nothing pass. */
-#define NOBODY 1
-
 /* How often what is known of an address may change while one packet is judged. What is older than that is dropped. */
 #define GENERATIONS 8
-/* A pod that is not there. */
-#define LOST 0xffffffff
 
 INLINE struct end end_of(const struct address *address, __u64 version)
 {
-	struct end end = { .pod = LOST };
+	struct end end = {};
 	__u32 row = 0;
 	const volatile struct entry *entry = find(HOSTS, STATE->hosts_mask, digest_of(address));
 	if (entry)
@@ -118,8 +115,9 @@ INLINE struct end end_of(const struct address *address, __u64 version)
 #pragma clang loop unroll(disable)
 	for (int generation = 0; generation < GENERATIONS && host; generation++) {
 		if (version >= host->since) {
-			end.class = host->end.class;
-			end.pod = host->end.pod;
+			end.class = host->class;
+			end.pod = host->pod;
+			end.policies = &host->policies;
 			return end;
 		}
 		row = host->previous;
@@ -149,6 +147,17 @@ INLINE int is_unknown(struct end end, const struct address *address)
 		return 0;
 	struct network_key key = { .prefix = 160, .address = *address };
 	return bpf_map_lookup_elem(RANGES, &key) != 0;
+}
+
+/* Strict mode: the pod of addresses of pods that no known pod owns. Its policies let nothing pass. */
+#define NOBODY 1
+
+/* Strict mode: makes an end the pod Nobody. */
+INLINE void be_nobody(struct end *end)
+{
+	__u32 nobody = NOBODY;
+	end->pod = NOBODY;
+	end->policies = bpf_map_lookup_elem(PODS, &nobody);
 }
 
 INLINE int has_ports(__u32 protocol)

@@ -46,13 +46,12 @@ INLINE int verdict(struct bpf_nf_ctx *ctx, __u64 version, __u32 is_strict, __u32
 	struct end destination = end_of(&packet.destination, version);
 	if (is_strict) {
 		if (is_unknown(source, &packet.source))
-			source.pod = NOBODY;
+			be_nobody(&source);
 		/* What is delivered on the node itself is no pod's, and what a node sends is no pod's doing. */
 		if (forward && !(source.class & IS_NODE) && is_unknown(destination, &packet.destination))
-			destination.pod = NOBODY;
+			be_nobody(&destination);
 	}
-	struct pod *of_source = bpf_map_lookup_elem(PODS, &source.pod);
-	struct pod *of_destination = bpf_map_lookup_elem(PODS, &destination.pod);
+	const volatile struct pod *of_source = source.policies, *of_destination = destination.policies;
 	if (!of_source || !of_destination)
 		return NF_DROP;
 	__u32 egress, ingress;

@@ -19,6 +19,8 @@ struct state {
 	__u64 seed[2]; /* Of the digests, so that nobody can choose addresses of one place. */
 	__u32 hosts_mask; /* The places of the tables, less one. */
 	__u32 words_mask;
+	__u32 alone_mask;
+	__u32 places_mask;
 };
 
 /* A place of a table. Keys 0 (nothing, and nothing behind it), 1 and 2 (nothing any more) are no keys. */

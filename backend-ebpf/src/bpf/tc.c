@@ -276,7 +276,7 @@ OUTLINE int is_related(struct __sk_buff *skb, struct work *work)
 }
 
 /* Whether all that stands behind a Service may be reached: which of it is chosen is not to be seen here. */
-INLINE int service_passes(const struct service *service, const struct pod *of, __u32 pod, struct packet *packet)
+INLINE int service_passes(const struct service *service, const volatile struct pod *of, __u32 pod, struct packet *packet)
 {
 	if (!of->egress && !of->egress_to_node && !of->egress_of_hairpin)
 		return 1;
@@ -314,12 +314,11 @@ INLINE int verdict(struct work *work)
 	struct end destination = end_of(&packet->destination, version);
 	if (STATE->is_strict) {
 		if (is_unknown(source, &packet->source))
-			source.pod = NOBODY;
+			be_nobody(&source);
 		if (is_unknown(destination, &packet->destination))
-			destination.pod = NOBODY;
+			be_nobody(&destination);
 	}
-	struct pod *of_source = bpf_map_lookup_elem(PODS, &source.pod);
-	struct pod *of_destination = bpf_map_lookup_elem(PODS, &destination.pod);
+	const volatile struct pod *of_source = source.policies, *of_destination = destination.policies;
 	if (!of_source || !of_destination)
 		return 0;
 	__u32 egress, ingress;
@@ -416,8 +415,8 @@ SECTION("judge") int run_judge(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	if (!work->to_pod) {
 		/* Nobody opens connections in another's name: what answers them would pass. */
-		__u32 *place = bpf_map_lookup_elem(PLACES, &packet->source);
-		if (place && *place != skb->ifindex)
+		const volatile struct entry *place = find(PLACES, STATE->places_mask, digest_of(&packet->source));
+		if (place && place->value != skb->ifindex)
 			return TC_ACT_SHOT;
 	}
 	contents(&reader, version6, work->ip, packet);
@@ -457,12 +456,14 @@ SECTION("judge") int run_judge(struct __sk_buff *skb)
 		if (work->is_reply)
 			turn(work);
 	} else {
-		__u32 interface = skb->ifindex;
+		/* Above all that is no key. */
+		__u64 interface = 1ULL << 32 | skb->ifindex;
 		work->state = 0;
 		work->kind = work->to_pod;
 		if (work->of_node)
 			work->kind |= OF_NODE;
-		else if (work->to_pod && skb->ingress_ifindex == interface && bpf_map_lookup_elem(ALONE, &interface))
+		else if (work->to_pod && skb->ingress_ifindex == skb->ifindex &&
+			 find(ALONE, STATE->alone_mask, interface))
 			work->kind |= HAIRPIN;
 	}
 	if (!(work->kind & OF_NODE) && !verdict(work))

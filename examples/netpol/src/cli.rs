@@ -365,6 +365,8 @@ pub(crate) enum BackendChoice {
     Iptables,
     /// eBPF: one fixed program at the netfilter hooks, with the policies in its maps (needs root).
     Ebpf,
+    /// The same maps at the node's side of pods' interfaces, with a table of connections of its own (needs root).
+    EbpfTc,
 }
 
 const LOWER_HELP: &str = "\

@@ -180,11 +180,11 @@ exam!(
     Offers { strict: true },
     services: tc_with(Times::default(), hairpin::services()),
     packets: 20_000,
-    changes: Amount { updates: 10_000, syncs: 500, seconds: 15 },
+    changes: Amount { updates: 10_000, syncs: 500, seconds: 40 },
     under_load: tc(Times { unanswered: Duration::from_secs(3), opening: Duration::from_secs(3), ..Times::default() }),
     survives: |pins| Box::new(tc(Times::default()).pinned(pins.join("netpol-tc"))),
     pins: true,
-    kills: 4,
+    kills: 200,
     treats: Some(|established| Box::new(tc(Times::default()).with_established(established))),
     vandals: drift::EBPF_TC
 );

@@ -1,29 +1,30 @@
 //! The interfaces of pods in one network namespace, and the ruleset that our programs there lead to.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use netpol_core::backend::{Denials, Difference, Drift, SyncError};
-use netpol_core::engine::{Delta, EndpointChange};
-use netpol_core::ir::{Endpoint, Ruleset};
+use netpol_core::engine::Delta;
+use netpol_core::ir::Ruleset;
 
 use super::super::Updates;
 use super::super::attached::{
     MOST_DENIALS, SLOT_NUMBER, SLOT_SHAPE, UNHEARD, pin_refused, slot_refused,
 };
 use super::super::error::LoadError;
-use super::super::live::Live;
+use super::super::live::{Live, Unfit};
 use super::super::loaded::Place;
 use super::super::pins::Pins;
 use super::super::program::{TC, TC_FROM, TC_TO};
 use super::super::sys::{self, Map};
-use super::attachment::{Attach, Attachment, Way, take_filters};
-use super::connections::{Connections, FLOWS_PIN, Times};
-use super::interfaces::{ByRoute, Interfaces, all_interfaces, own_addresses};
+use super::attachment::{Attach, Way};
+use super::connections::{self, Connections, Times};
+use super::interfaces::{ByRoute, Interfaces, own_addresses};
+use super::points::{Points, remove_all};
 use super::surroundings::{Service, Surroundings};
+use super::whereabouts::{Ways, Whereabouts};
 use crate::Established;
 use crate::lower::Limits;
 
@@ -70,15 +71,11 @@ pub(crate) struct Manner<'a> {
 /// Our programs at the interfaces of one network namespace. Without pins, links are gone when this is.
 #[derive(Debug)]
 pub(crate) struct AtInterfaces {
-    /// By interface, and by the order of [`Way::ALL`]. Dropped before the slot, so that no program ever finds it empty.
-    points: BTreeMap<u32, [Option<Attachment>; 2]>,
-    /// What runs there, by the same order.
-    programs: [OwnedFd; 2],
+    /// Dropped before the slot, so that no program ever finds it empty.
+    points: Points,
     slot: Map,
     connections: Connections,
-    surroundings: Surroundings,
-    /// Pods without an interface that is known, and why.
-    lost: Vec<String>,
+    whereabouts: Whereabouts,
     live: Live,
     /// Denied packets of sets of maps that are gone.
     denials: Denials,
@@ -86,67 +83,13 @@ pub(crate) struct AtInterfaces {
     looked: Instant,
 }
 
-/// What the interfaces of a ruleset's pods are.
-struct Found {
-    surroundings: Surroundings,
-    wanted: BTreeSet<u32>,
-    lost: Vec<String>,
-}
-
-fn find(tc: &Tc, ruleset: &Ruleset) -> Result<Found, SyncError> {
+/// Looks at all that packets meet besides policies.
+fn surroundings(tc: &Tc, ways: &Ways) -> Result<Surroundings, SyncError> {
     let own = own_addresses()
         .map_err(|error| SyncError::refused("a look at the node's addresses", error))?;
-    // By interface, whether every pod says that it is alone there, and how many there are.
-    let mut interfaces: BTreeMap<u32, (bool, usize)> = BTreeMap::new();
-    let (mut lost, mut places) = (Vec::new(), BTreeMap::new());
-    for endpoint in ruleset.endpoints() {
-        match tc.interfaces.of(&endpoint.pod, &endpoint.addresses) {
-            Ok(found) => {
-                if let [only] = found.as_slice() {
-                    let addresses = endpoint.addresses.iter();
-                    places.extend(addresses.map(|address| (*address, only.index)));
-                }
-                for interface in found {
-                    let (is_alone, pods) = interfaces.entry(interface.index).or_insert((true, 0));
-                    *is_alone &= interface.is_alone;
-                    *pods += 1;
-                }
-            }
-            Err(error) => {
-                let addresses = endpoint.addresses.iter().map(ToString::to_string);
-                let addresses = addresses.collect::<Vec<_>>().join(", ");
-                lost.push(format!("pod {} ({addresses}): {}", endpoint.pod, chain(&error)));
-            }
-        }
-    }
-    if !ruleset.pod_ranges().is_empty() {
-        match tc.interfaces.of_unknown(ruleset.pod_ranges()) {
-            Ok(found) => {
-                for index in found {
-                    interfaces.entry(index).or_insert((false, 0));
-                }
-            }
-            Err(error) => lost.push(format!("pods that no object tells of: {}", chain(&error))),
-        }
-    }
-    let alone = interfaces.iter().filter(|(_, (is_alone, pods))| *is_alone && *pods == 1);
-    let alone = alone.map(|(interface, _)| *interface).collect();
+    let (alone, places) = (ways.alone.clone(), ways.places.clone());
     let (services, times) = (tc.services.clone(), tc.times);
-    let surroundings = Surroundings { own, alone, places, services, times };
-    Ok(Found { surroundings, wanted: interfaces.into_keys().collect(), lost })
-}
-
-fn is_there(attachment: Option<&Attachment>, way: Way, interface: u32, program: &OwnedFd) -> bool {
-    attachment.is_some_and(|attachment| {
-        attachment.is_there(way, interface, program.as_fd()).unwrap_or(false)
-    })
-}
-
-fn chain(error: &dyn core::error::Error) -> String {
-    match error.source() {
-        None => error.to_string(),
-        Some(source) => format!("{error}: {source}"),
-    }
+    Ok(Surroundings { own, alone, places, services, times })
 }
 
 impl AtInterfaces {
@@ -157,16 +100,14 @@ impl AtInterfaces {
         pins: Option<&Pins>,
     ) -> Result<Self, SyncError> {
         let Manner { tc, limits, established, .. } = manner;
-        let Found { surroundings, wanted, lost } = find(tc, ruleset)?;
+        let whereabouts = Whereabouts::of(tc.interfaces.as_ref(), ruleset);
+        let ways = whereabouts.ways();
+        let surroundings = surroundings(tc, &ways)?;
         let pinned = |name: &str| match pins {
             None => Ok(None),
             Some(pins) => pins.get(name).map_err(|error| pin_refused(name, error)),
         };
-        let (connections, is_new) = Connections::create(pins)?;
-        if let Some(pins) = pins.filter(|_| is_new) {
-            let put = pins.put(FLOWS_PIN, connections.flows.descriptor());
-            put.map_err(|error| pin_refused(FLOWS_PIN, error))?;
-        }
+        let connections = Connections::create(pins)?;
         let place = Place::Interfaces(&connections, &surroundings);
         let live = Live::load(place, ruleset, limits, (first_version(), established))?;
         let (slot, is_new) = match pinned(SLOT_PIN)? {
@@ -194,12 +135,10 @@ impl AtInterfaces {
             return Err(LoadError::Damaged("netpol_from").into());
         };
         let mut attached = Self {
-            points: BTreeMap::new(),
-            programs,
+            points: Points::new(programs),
             slot,
             connections,
-            surroundings,
-            lost,
+            whereabouts,
             live,
             denials: Denials::default(),
             looked: Instant::now(),
@@ -209,110 +148,12 @@ impl AtInterfaces {
             if is_new {
                 let put = pins.put(SLOT_PIN, attached.slot.descriptor());
                 put.map_err(|error| pin_refused(SLOT_PIN, error))?;
-            } else {
-                attached.adopt(pins, &wanted)?;
             }
+            attached.points.adopt(pins)?;
         }
-        attached.attach(manner.tc, &wanted, pins)?;
-        attached.detach_others(&wanted, pins)?;
+        attached.points.attach(tc.attach, &ways.wanted, pins)?;
+        attached.points.remove_others()?;
         Ok(attached)
-    }
-
-    /// Takes over links that pins hold.
-    fn adopt(&mut self, pins: &Pins, wanted: &BTreeSet<u32>) -> Result<(), SyncError> {
-        for interface in wanted {
-            let place = self.points.entry(*interface).or_default();
-            for (way, attachment) in Way::ALL.into_iter().zip(place) {
-                let name = way.pin(*interface);
-                let link = pins.get(&name).map_err(|error| pin_refused(&name, error))?;
-                // An interface may have the number of one that is gone; then the link is at none.
-                let is_there = |link: &OwnedFd| {
-                    sys::interface_of(link.as_fd()).is_ok_and(|found| found == *interface)
-                };
-                *attachment = link.filter(is_there).map(Attachment::Link);
-            }
-        }
-        Ok(())
-    }
-
-    /// Attaches the programs where they are not.
-    fn attach(
-        &mut self,
-        tc: &Tc,
-        wanted: &BTreeSet<u32>,
-        pins: Option<&Pins>,
-    ) -> Result<(), SyncError> {
-        for interface in wanted {
-            let place = self.points.entry(*interface).or_default();
-            for ((way, attachment), program) in Way::ALL.into_iter().zip(place).zip(&self.programs)
-            {
-                // The kernel takes a program once for an interface.
-                if is_there(attachment.as_ref(), way, *interface, program) {
-                    continue;
-                }
-                let made = Attachment::make(tc.attach, way, *interface, program.as_fd(), pins);
-                *attachment = Some(made.map_err(|error| {
-                    let what = format!("interface {interface}, packets {} a pod", way.name());
-                    SyncError::refused(what, error)
-                })?);
-            }
-        }
-        Ok(())
-    }
-
-    fn is_attached(&self, interface: u32) -> bool {
-        self.points.get(&interface).is_some_and(|attachments| {
-            Way::ALL.into_iter().zip(attachments).zip(&self.programs).all(
-                |((way, attachment), program)| {
-                    is_there(attachment.as_ref(), way, interface, program)
-                },
-            )
-        })
-    }
-
-    /// Takes the programs off interfaces that no pod of the ruleset has, and pins of interfaces that are gone away.
-    fn detach_others(
-        &mut self,
-        wanted: &BTreeSet<u32>,
-        pins: Option<&Pins>,
-    ) -> Result<(), SyncError> {
-        let of = |interface: u32| format!("interface {interface}");
-        let others: Vec<u32> =
-            self.points.keys().copied().filter(|interface| !wanted.contains(interface)).collect();
-        if !others.is_empty() {
-            // What the ruleset before let leave a pod is to arrive under the one in force.
-            sys::grace();
-        }
-        for interface in others {
-            for (way, attachment) in
-                Way::ALL.into_iter().zip(self.points.remove(&interface).into_iter().flatten())
-            {
-                attachment
-                    .map_or(Ok(()), |attachment| attachment.detach(way, interface))
-                    .map_err(|error| SyncError::refused(of(interface), error))?;
-            }
-        }
-        if let Some(pins) = pins {
-            let kept: BTreeSet<String> = self
-                .points
-                .keys()
-                .flat_map(|interface| Way::ALL.map(|way| way.pin(*interface)))
-                .collect();
-            collect(pins, |name| kept.contains(name))
-                .map_err(|error| SyncError::refused("pins of interfaces", error))?;
-            // What a process before this one left as filters, where no pod is any more.
-            let has_filters = self
-                .points
-                .values()
-                .flatten()
-                .flatten()
-                .any(|one| matches!(one, Attachment::Filter));
-            if has_filters {
-                remove_filters(wanted)
-                    .map_err(|error| SyncError::refused("filters of interfaces", error))?;
-            }
-        }
-        Ok(())
     }
 
     /// Leads to another ruleset, in one step, and sees to it that the programs are at the interfaces of its pods.
@@ -327,13 +168,18 @@ impl AtInterfaces {
         pins: Option<&Pins>,
     ) -> Result<(), SyncError> {
         let Manner { tc, limits, established, updates } = manner;
-        let Found { surroundings, wanted, lost } = find(tc, ruleset)?;
+        let whereabouts = Whereabouts::of(tc.interfaces.as_ref(), ruleset);
+        let ways = whereabouts.ways();
+        let surroundings = surroundings(tc, &ways)?;
+        self.whereabouts = whereabouts;
         // Where a pod is new, what is in force knows nothing of it, with or without the programs.
-        self.attach(tc, &wanted, pins)?;
+        self.points.attach(tc.attach, &ways.wanted, pins)?;
         // What stands behind Services is written only when all is loaded.
         let in_place = updates == Updates::InPlace && surroundings.services.is_empty();
-        let stays = self.surroundings == surroundings && (in_place || self.live.is_of(ruleset));
-        if stays && self.live.reach(ruleset, established).is_ok() {
+        let stays = self.live.is_among(&surroundings)
+            && (in_place
+                || self.live.surroundings() == Some(&surroundings) && self.live.is_of(ruleset));
+        if stays && self.reach(ruleset, established, &ways).is_ok() {
             self.point()?;
         } else {
             let version = (self.live.version().wrapping_add(1), established);
@@ -344,7 +190,6 @@ impl AtInterfaces {
                 self.live = before;
                 return Err(error.into());
             }
-            self.surroundings = surroundings;
             // What the old ruleset denied is told all the same, if it can be.
             let _ = before.denials(&mut self.denials);
             if let Some(more) = self.denials.flows.len().checked_sub(MOST_DENIALS) {
@@ -353,36 +198,54 @@ impl AtInterfaces {
             }
         }
         self.looked = Instant::now();
-        self.lost = lost;
-        self.detach_others(&wanted, pins)?;
+        self.points.let_go(pins)?;
         self.complain()
     }
 
-    /// Makes a change to the maps in force, if it is one of policies and peers alone, and says whether it did: interfaces
-    /// are looked for by [`switch`](Self::switch), and what stands behind Services is written by it.
-    pub(crate) fn update(&mut self, tc: &Tc, delta: &Delta) -> bool {
-        let stays = |change: &EndpointChange| {
-            let addresses = |endpoint: &Option<Arc<Endpoint>>| {
-                endpoint.as_ref().map(|endpoint| endpoint.addresses.clone())
-            };
-            change.before.is_some() && addresses(&change.before) == addresses(&change.after)
-        };
-        self.lost.is_empty()
+    fn reach(
+        &mut self,
+        ruleset: &Ruleset,
+        established: Established,
+        ways: &Ways,
+    ) -> Result<(), Unfit> {
+        self.live.meet(ways)?;
+        self.live.reach(ruleset, established)?;
+        Ok(self.live.leave(ways)?)
+    }
+
+    /// Makes a change to the maps in force, and says whether it did: what stands behind Services, and what concerns nodes,
+    /// is written by [`switch`](Self::switch). Where it did not, what is in force holds until that.
+    pub(crate) fn update(&mut self, tc: &Tc, delta: &Delta, pins: Option<&Pins>) -> bool {
+        let fits = self.whereabouts.lost().is_empty()
             && tc.services.is_empty()
-            && self.surroundings.services.is_empty()
-            && self.surroundings.times == tc.times
-            && delta.switch.nodes.is_empty()
-            && delta.switch.endpoints.iter().all(stays)
-            && self.live.update(delta).is_ok()
+            && self
+                .live
+                .surroundings()
+                .is_some_and(|here| here.services.is_empty() && here.times == tc.times)
+            && delta.switch.nodes.is_empty();
+        fits && self.change(tc, delta, pins).is_ok()
+    }
+
+    fn change(&mut self, tc: &Tc, delta: &Delta, pins: Option<&Pins>) -> Result<(), Unfit> {
+        let moved = self.whereabouts.follow(tc.interfaces.as_ref(), &delta.switch.endpoints);
+        let Some(ways) = moved.map_err(io::Error::other)? else { return self.live.update(delta) };
+        self.points.attach_more(tc.attach, &ways.wanted, pins).map_err(io::Error::other)?;
+        self.live.meet(&ways)?;
+        self.live.update(delta)?;
+        self.live.leave(&ways)?;
+        // The change is made; what cannot be collected now waits for the next time.
+        let _ = self.points.collect(pins);
+        Ok(())
     }
 
     /// Says which pods are not protected.
     pub(crate) fn complain(&self) -> Result<(), SyncError> {
-        if self.lost.is_empty() {
+        let lost = self.whereabouts.lost();
+        if lost.is_empty() {
             return Ok(());
         }
         Err(SyncError::Missing {
-            what: format!("the interface of {}", self.lost.join("; of ")),
+            what: format!("the interface of {}", lost.join("; of ")),
             hint: "the ruleset is in force for all other pods".into(),
         })
     }
@@ -411,16 +274,18 @@ impl AtInterfaces {
         if !self.leads_to_live()? {
             found("map np_slot".into(), Difference::Changed);
         }
-        let now = find(tc, ruleset).map_err(io::Error::other)?;
-        if now.surroundings != self.surroundings {
+        let now = Whereabouts::of(tc.interfaces.as_ref(), ruleset);
+        let ways = now.ways();
+        let surroundings = surroundings(tc, &ways).map_err(io::Error::other)?;
+        if self.live.surroundings() != Some(&surroundings) {
             found("the node's addresses, interfaces and Services".into(), Difference::Changed);
         }
-        for interface in &now.wanted {
-            if !self.is_attached(*interface) {
+        for interface in &ways.wanted {
+            if !self.points.is_attached(*interface) {
                 found(format!("interface {interface}"), Difference::Missing);
             }
         }
-        for pod in now.lost {
+        for pod in now.lost() {
             found(format!("the interface of {pod}"), Difference::Missing);
         }
         Ok(drifts)
@@ -430,10 +295,10 @@ impl AtInterfaces {
     /// after a while in any case.
     pub(crate) fn may_have_drifted(&self) -> io::Result<bool> {
         Ok(self.looked.elapsed() > UNHEARD
-            || !self.lost.is_empty()
+            || !self.whereabouts.lost().is_empty()
             || !self.live.is_at_version()
             || !self.leads_to_live()?
-            || !self.points.keys().all(|interface| self.is_attached(*interface)))
+            || !self.points.are_attached())
     }
 
     fn leads_to_live(&self) -> io::Result<bool> {
@@ -451,12 +316,7 @@ impl AtInterfaces {
 
     /// Takes the programs off, whoever else holds them.
     pub(crate) fn detach(self) -> io::Result<()> {
-        for (interface, attachments) in self.points {
-            for (way, attachment) in Way::ALL.into_iter().zip(attachments) {
-                attachment.map_or(Ok(()), |attachment| attachment.detach(way, interface))?;
-            }
-        }
-        Ok(())
+        self.points.detach()
     }
 }
 
@@ -467,34 +327,11 @@ fn first_version() -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2).max(1)
 }
 
-/// Takes off the links that pins hold, and the pins away, but for some.
-fn collect(pins: &Pins, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
-    let links = pins.names()?.into_iter().filter(|name| name.starts_with("tcx-") && !is_kept(name));
-    for name in links {
-        if let Some(link) = pins.get(&name)?
-            && sys::interface_of(link.as_fd())? != 0
-        {
-            sys::unhook(link.as_fd())?;
-        }
-        pins.take(&name)?;
-    }
-    Ok(())
-}
-
-fn remove_filters(but: &BTreeSet<u32>) -> io::Result<()> {
-    for interface in all_interfaces()?.into_iter().filter(|interface| !but.contains(interface)) {
-        for way in Way::ALL {
-            take_filters(way, interface)?;
-        }
-    }
-    Ok(())
-}
-
 /// Takes off everything that pins hold and all of our filters, and the pins away.
 pub(crate) fn remove_pinned(pins: &Pins) -> io::Result<()> {
-    collect(pins, |_| false)?;
-    remove_filters(&BTreeSet::new())?;
-    for name in [Way::FromPod.name(), Way::ToPod.name(), FLOWS_PIN, SLOT_PIN] {
+    remove_all(pins)?;
+    let others = [Way::FromPod.name(), Way::ToPod.name(), SLOT_PIN];
+    for name in others.into_iter().chain(connections::PINS) {
         pins.take(name)?;
     }
     pins.close()

@@ -64,6 +64,13 @@ impl Way {
     pub(super) fn pin(self, interface: u32) -> String {
         format!("tcx-{interface}-{}", self.name())
     }
+
+    /// Returns what a pin is of.
+    pub(super) fn of_pin(name: &str) -> Option<(u32, Self)> {
+        let (interface, way) = name.strip_prefix("tcx-")?.split_once('-')?;
+        let way = Self::ALL.into_iter().find(|one| one.name() == way)?;
+        Some((interface.parse().ok()?, way))
+    }
 }
 
 /// One program at one interface.

@@ -34,7 +34,9 @@ fn ask_over(socket: &Netlink, kind: u16, flags: u16, body: &[u8]) -> io::Result<
     message.extend([0; 8]);
     message.extend(body);
     socket.send(&message)?;
-    let mut buffer = vec![0; 1 << 18];
+    // One answer has a page; of a dump the kernel puts as many together as there is room for.
+    let size = if flags & DUMP == DUMP { 1 << 18 } else { 1 << 15 };
+    let mut buffer = vec![0; size];
     let mut bodies = Vec::new();
     loop {
         let mut answers = socket.receive(&mut buffer)?;

@@ -8,8 +8,9 @@ use std::os::fd::BorrowedFd;
 use netpol_core::model::Protocol;
 
 use super::super::error::LoadError;
-use super::super::rows::{ARRAY, HASH, Table, encode_address};
+use super::super::rows::{self, ARRAY, HASH, encode_address};
 use super::super::sys::Map;
+use super::super::table::{Seed, Table};
 use super::connections::Times;
 use crate::image::MapImage;
 
@@ -47,61 +48,172 @@ pub struct Surroundings {
 /// `TARGETS` of the program.
 const MOST_TARGETS: usize = 8;
 
-/// The maps of it, and what they hold. Nothing changes them: what is new is loaded beside.
+/// The numbers of the maps in the program's source.
+const OWN: u8 = 0x32;
+const SERVICES: u8 = 0x33;
+const ALONE: u8 = 0x34;
+const TIMES: u8 = 0x35;
+const PLACES: u8 = 0x37;
+
+/// How many interfaces more there may be until packets are waited for.
+const MORE: usize = 1024;
+
+/// The maps of it, and what they hold. What is known of pods' interfaces changes where it is, in tables of ours; what else is
+/// new is loaded beside.
+///
+/// INVARIANT (ways): what packets find of interfaces is that of the ruleset in force, but for the moment of a change, when
+/// it is less: an interface that is not known to be one pod's alone is taken for one that others share, and an address
+/// belongs to the interface of the pod that it will be. Upheld by `meet` before, and `leave` after the ruleset's change.
 #[derive(Debug)]
-pub(crate) struct Tables(Vec<(u8, Table, Map)>);
+pub(crate) struct Tables {
+    fixed: Vec<(u8, rows::Table, Map)>,
+    alone: Table,
+    places: Table,
+    seed: Seed,
+    holds: Surroundings,
+}
 
 impl Tables {
     /// Writes all of it.
-    pub(crate) fn create(surroundings: &Surroundings, image: &MapImage) -> Result<Self, LoadError> {
-        let mut own = Table::new("own", HASH, 20, 4);
+    pub(crate) fn create(
+        surroundings: &Surroundings,
+        image: &MapImage,
+        seed: Seed,
+    ) -> Result<Self, LoadError> {
+        let mut own = rows::Table::new("own", HASH, 20, 4);
         for address in &surroundings.own {
             own.push(&encode_address(*address), &1_u32.to_ne_bytes());
         }
-        let mut services = Table::new("services", HASH, 24, 8 + 12 * 8);
+        let mut services = rows::Table::new("services", HASH, 24, 8 + 12 * 8);
         for ((address, protocol, port), backends) in by_key(&surroundings.services) {
             let mut key = encode_address(address).to_vec();
             key.extend(port.to_ne_bytes());
             key.extend([protocol.number(), 0]);
             services.push(&key, &service(&backends, &surroundings.own, image));
         }
-        let mut alone = Table::new("alone", HASH, 4, 4);
-        for interface in &surroundings.alone {
-            alone.push(&interface.to_ne_bytes(), &1_u32.to_ne_bytes());
-        }
-        let mut times = Table::new("times", ARRAY, 4, 56);
+        let mut times = rows::Table::new("times", ARRAY, 4, 56);
         times.push(&0_u32.to_ne_bytes(), &surroundings.times.encode());
-        let mut places = Table::new("places", HASH, 20, 4);
-        for (address, interface) in &surroundings.places {
-            places.push(&encode_address(*address), &interface.to_ne_bytes());
-        }
-        let mut maps = Vec::new();
-        let tables = [(0x32, own), (0x33, services), (0x34, alone), (0x35, times), (0x37, places)];
-        for (number, table) in tables {
+        let mut fixed = Vec::new();
+        for (number, table) in [(OWN, own), (SERVICES, services), (TIMES, times)] {
             let refused = |source| LoadError::Map { map: table.name, rows: table.rows, source };
             let map = table.create(table.rows).map_err(refused)?;
             table.write(&map).map_err(refused)?;
-            maps.push((number, table, map));
+            fixed.push((number, table, map));
         }
-        Ok(Self(maps))
+        let refused = |map, rows| move |source| LoadError::Map { map, rows, source };
+        let room = |rows: usize| rows.saturating_mul(2).saturating_add(MORE);
+        let (interfaces, addresses) =
+            (room(surroundings.alone.len()), room(surroundings.places.len()));
+        let Surroundings { own, services, times, .. } = surroundings.clone();
+        let holds = Surroundings { own, services, times, ..Surroundings::default() };
+        let mut tables = Self {
+            fixed,
+            alone: Table::create("np_alone", interfaces, seed)
+                .map_err(refused("alone", interfaces))?,
+            places: Table::create("np_places", addresses, seed)
+                .map_err(refused("places", addresses))?,
+            seed,
+            holds,
+        };
+        let Surroundings { alone, places, .. } = surroundings;
+        tables.meet(alone, places).map_err(refused("places", places.len()))?;
+        tables.leave(alone, places).map_err(refused("alone", alone.len()))?;
+        Ok(tables)
     }
 
     /// Returns the maps, each with its number in the program's source.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
-        self.0.iter().map(|(number, _, map)| (*number, map.descriptor()))
+        let tables = [(ALONE, &self.alone), (PLACES, &self.places)];
+        let tables = tables.map(|(number, table)| (number, table.map().descriptor()));
+        self.fixed.iter().map(|(number, _, map)| (*number, map.descriptor())).chain(tables)
+    }
+
+    /// How many places the two tables of ours have, less one.
+    pub(crate) const fn masks(&self) -> [u32; 2] {
+        [self.alone.mask(), self.places.mask()]
+    }
+
+    /// What is in there.
+    pub(crate) const fn holds(&self) -> &Surroundings {
+        &self.holds
+    }
+
+    /// Returns whether much of the room is taken by what is gone.
+    pub(crate) fn is_littered(&self) -> bool {
+        self.alone.resting() + self.places.resting() > MORE / 2
+    }
+
+    /// Writes what is to be there before the ruleset changes.
+    pub(crate) fn meet(
+        &mut self,
+        alone: &BTreeSet<u32>,
+        places: &BTreeMap<IpAddr, u32>,
+    ) -> io::Result<()> {
+        for interface in self.holds.alone.difference(alone) {
+            self.alone.remove(interface_key(*interface))?;
+        }
+        self.holds.alone.retain(|interface| alone.contains(interface));
+        for (address, interface) in places {
+            if self.holds.places.get(address) != Some(interface) {
+                self.places.put(self.seed.digest(*address), u64::from(*interface))?;
+                self.holds.places.insert(*address, *interface);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rest of it, after the ruleset has changed.
+    pub(crate) fn leave(
+        &mut self,
+        alone: &BTreeSet<u32>,
+        places: &BTreeMap<IpAddr, u32>,
+    ) -> io::Result<()> {
+        let gone = self.holds.places.keys().filter(|address| !places.contains_key(address));
+        for address in gone {
+            self.places.remove(self.seed.digest(*address))?;
+        }
+        self.holds.places.retain(|address, _| places.contains_key(address));
+        for interface in alone {
+            if self.holds.alone.insert(*interface) {
+                self.alone.put(interface_key(*interface), 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives free what was given up before every packet was waited for.
+    pub(crate) fn rested(&mut self) -> io::Result<()> {
+        self.alone.rested()?;
+        self.places.rested()
     }
 
     /// Returns the names of the maps that do not hold what was written.
     pub(crate) fn differences(&self) -> io::Result<Vec<&'static str>> {
         let mut names = Vec::new();
-        for (_, table, map) in &self.0 {
-            let garbage = Table::new(table.name, HASH, 1, 1);
+        for (_, table, map) in &self.fixed {
+            let garbage = rows::Table::new(table.name, HASH, 1, 1);
             if !table.is_in(map, table.rows, 0, &garbage)? {
                 names.push(table.name);
             }
         }
+        let Surroundings { alone, places, .. } = &self.holds;
+        let alone = alone.iter().map(|interface| (interface_key(*interface), 1));
+        if !self.alone.holds(alone.collect())? {
+            names.push("alone");
+        }
+        let places = places
+            .iter()
+            .map(|(address, interface)| (self.seed.digest(*address), u64::from(*interface)));
+        if !self.places.holds(places.collect())? {
+            names.push("places");
+        }
         Ok(names)
     }
+}
+
+/// The key of an interface, which is none of those that are no keys.
+fn interface_key(interface: u32) -> u64 {
+    1 << 32 | u64::from(interface)
 }
 
 type Key = (IpAddr, Protocol, u16);

@@ -5,13 +5,15 @@ mod inside;
 mod report;
 
 use alloc::sync::Arc;
+use core::time::Duration;
 
 use anyhow::{Context as _, bail};
 use netpol_conformance::exam::{Exam, ExamError, traffic};
 use netpol_conformance::netlab::{Availability, Observation, Patience, Probe};
 use netpol_core::backend::{Dataplane, SyncError};
 use netpol_core::ir::{Flow, Verdict};
-use netpol_ebpf::{Ebpf, EbpfDataplane};
+use netpol_ebpf::tc::{Tc, Times};
+use netpol_ebpf::{Ebpf, EbpfDataplane, FrontEnd};
 use netpol_iptables::IptablesDataplane;
 use netpol_nft::NftDataplane;
 
@@ -138,6 +140,7 @@ fn enforce(
         BackendChoice::Nft => Box::new(NftDataplane::new()),
         BackendChoice::Iptables => Box::new(IptablesDataplane::new()),
         BackendChoice::Ebpf => Box::new(EbpfDataplane::new(Ebpf::default())),
+        BackendChoice::EbpfTc => Box::new(at_interfaces()),
     };
     let _progress = Progress::start("enforcing policies");
     match exam.enforce(&input.cluster, dataplane.as_mut()) {
@@ -147,6 +150,14 @@ fn enforce(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// eBPF at the interfaces of pods. Probes of protocols without ports have nothing that tells one from another, so a
+/// connection of theirs is forgotten before the next one, which may go the other way.
+fn at_interfaces() -> EbpfDataplane {
+    let times = Times { bare: Duration::from_millis(1), ..Times::default() };
+    let front_end = FrontEnd::Tc(Tc { times, ..Tc::default() });
+    EbpfDataplane::new(Ebpf::default()).with_front_end(front_end)
 }
 
 /// The pairs of addresses of the flows that were asked for.

@@ -22,10 +22,14 @@ pub(crate) fn run(session: Session, args: &LowerArgs) -> anyhow::Result<Outcome>
         (BackendChoice::Iptables, TextOrJson::Text) => {
             Iptables::default().lower(&ruleset)?.to_string()
         }
-        (BackendChoice::Ebpf, TextOrJson::Text) => Ebpf::default().lower(&ruleset)?.to_string(),
-        (BackendChoice::Iptables | BackendChoice::Ebpf, TextOrJson::Json) => {
-            anyhow::bail!("`--output json` is for `--backend nft` alone")
+        // What is in the maps is the same wherever the program runs.
+        (BackendChoice::Ebpf | BackendChoice::EbpfTc, TextOrJson::Text) => {
+            Ebpf::default().lower(&ruleset)?.to_string()
         }
+        (
+            BackendChoice::Iptables | BackendChoice::Ebpf | BackendChoice::EbpfTc,
+            TextOrJson::Json,
+        ) => anyhow::bail!("`--output json` is for `--backend nft` alone"),
     };
     let mut out = BufWriter::new(io::stdout().lock());
     out.write_all(program.as_bytes())?;

@@ -22,12 +22,12 @@ fn can_enforce(code: i32) -> bool {
 
 #[test]
 fn the_shop_is_enforced_as_expected() {
-    for backend in ["nft", "iptables", "ebpf"] {
+    for backend in ["nft", "iptables", "ebpf", "ebpf-tc"] {
         let run = netpol(&["lab", "-q", "-f", SHOP, "--backend", backend]);
         if can_enforce(run.code) {
             assert_eq!(run.code, 0, "{}", run.all());
             assert!(run.stdout.contains("expected = observed"), "{}", run.stdout);
-            let enforced = format!("policies enforced by {backend}");
+            let enforced = format!("policies enforced by {backend}\n");
             assert!(run.stdout.contains(&enforced), "{}", run.stdout);
         } else {
             assert!(run.stdout.starts_with("NOT ENFORCED: "), "{}", run.all());

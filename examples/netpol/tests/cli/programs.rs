@@ -82,10 +82,21 @@ fn lower_prints_json_of_nftables_and_of_nothing_else() {
     let program: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     let table = serde_json::json!({ "table": { "family": "inet", "name": "netpol" } });
     assert_eq!(program["nftables"][0], table);
-    for backend in ["iptables", "ebpf"] {
+    for backend in ["iptables", "ebpf", "ebpf-tc"] {
         let said = "[stderr]\nnetpol: `--output json` is for `--backend nft` alone\n[exit 2]\n";
         assert_eq!(lower(backend).all(), said);
     }
+}
+
+#[test]
+fn lower_prints_the_same_maps_for_both_places_of_the_ebpf_program() {
+    let [forward, interfaces] = ["ebpf", "ebpf-tc"].map(|backend| {
+        let arguments = ["lower", "-q", "-f", "-", "--node", "n1", "--backend", backend];
+        netpol_with_stdin(&arguments, PAIR)
+    });
+    assert_eq!((interfaces.code, forward.code), (0, 0), "{}", interfaces.stderr);
+    assert!(interfaces.stdout.contains("10.0.0.1"), "{}", interfaces.stdout);
+    assert_eq!(interfaces.stdout, forward.stdout);
 }
 
 #[test]

@@ -33,6 +33,7 @@ impl Report {
             BackendChoice::Nft => "nft",
             BackendChoice::Iptables => "iptables",
             BackendChoice::Ebpf => "ebpf",
+            BackendChoice::EbpfTc => "ebpf-tc",
         }
     }
 
