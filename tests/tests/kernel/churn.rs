@@ -37,6 +37,8 @@ pub(super) struct Amount {
     pub(super) syncs: usize,
     /// How long it may take in all.
     pub(super) seconds: u32,
+    /// In how many worlds side by side, where most changes wait.
+    pub(super) worlds: u32,
 }
 
 #[derive(Debug, Default)]
@@ -51,32 +53,51 @@ struct Made {
 
 pub(super) fn holds(backend: Backend, amount: Amount) {
     let number = |name, otherwise| env::var(name).map_or(otherwise, |text| text.parse().unwrap());
-    let (seed, seconds) = (number("NETPOL_SEED", 1), number("NETPOL_SECONDS", amount.seconds));
+    let (seed, seconds): (u32, u32) =
+        (number("NETPOL_SEED", 1), number("NETPOL_SECONDS", amount.seconds));
     eprintln!("change under load: NETPOL_SEED={seed} NETPOL_SECONDS={seconds}");
     let time = Duration::from_secs(seconds.into());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let share = |count: usize| count.div_ceil(usize::try_from(amount.worlds).unwrap());
+    let shared = Amount { updates: share(amount.updates), syncs: share(amount.syncs), ..amount };
+    let made: Vec<Made> = thread::scope(|scope| {
+        let world = |number| scope.spawn(move || in_worlds(backend, seed + number, shared, time));
+        let worlds: Vec<_> = (0..amount.worlds).map(world).collect();
+        worlds.into_iter().map(|world| world.join().unwrap()).collect()
+    });
+    let sum = |of: fn(&Made) -> usize| made.iter().map(of).sum::<usize>();
+    let (updates, syncs) = (sum(|made| made.updates), sum(|made| made.syncs));
+    if updates < amount.updates || syncs < amount.syncs {
+        eprintln!(
+            "OUT OF TIME: {updates} of {} updates ({} by sync), {syncs} of {} syncs in {seconds} s; \
+             NETPOL_SECONDS gives more",
+            amount.updates,
+            sum(|made| made.by_sync),
+            amount.syncs
+        );
+    }
+    assert!(updates >= amount.updates / AT_LEAST, "only {updates} updates");
+}
+
+/// Makes changes in a wild world and then in a calm one.
+fn in_worlds(backend: Backend, seed: u32, amount: Amount, time: Duration) -> Made {
     let begun = Instant::now();
     let (wild, wrong) = in_world(backend(), seed.into(), Temper::Wild, time / WILD, amount, TOLD);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let left = Amount {
         updates: amount.updates.saturating_sub(wild.updates),
         syncs: amount.syncs.saturating_sub(wild.syncs),
-        seconds,
+        ..amount
     };
     let time = time - begun.elapsed().min(time);
     let (calm, wrong) = in_world(backend(), seed.into(), Temper::Calm, time, left, TOLD);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let (updates, syncs) = (wild.updates + calm.updates, wild.syncs + calm.syncs);
-    if updates < amount.updates || syncs < amount.syncs {
-        eprintln!(
-            "OUT OF TIME: {updates} of {} updates ({} by sync), {syncs} of {} syncs in {seconds} s; \
-             NETPOL_SECONDS gives more",
-            amount.updates,
-            wild.by_sync + calm.by_sync,
-            amount.syncs
-        );
+    Made {
+        updates: wild.updates + calm.updates,
+        by_sync: wild.by_sync + calm.by_sync,
+        syncs: wild.syncs + calm.syncs,
+        ..Made::default()
     }
-    assert!(updates >= amount.updates / AT_LEAST, "only {updates} updates");
 }
 
 /// Plants bugs that show only while something changes, and expects each to be caught.
@@ -84,7 +105,7 @@ pub(super) fn catches(backend: Backend) {
     let time = Duration::from_secs(10);
     for bug in [Bug::OpensInBetween, Bug::ForgetsChanges] {
         let planted = Box::new(Planted::new(backend(), bug));
-        let amount = Amount { updates: 150, syncs: 8, seconds: 10 };
+        let amount = Amount { updates: 150, syncs: 8, seconds: 10, worlds: 1 };
         let (_, wrong) = in_world(planted, 1, Temper::Wild, time, amount, 1);
         assert!(!wrong.is_empty(), "{bug:?} was not caught");
     }

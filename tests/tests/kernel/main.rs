@@ -165,7 +165,7 @@ exam!(
     Offers { strict: true },
     services: ebpf(),
     packets: 100_000,
-    changes: Amount { updates: 10_000, syncs: 500, seconds: 40 },
+    changes: Amount { updates: 10_000, syncs: 500, seconds: 40, worlds: 1 },
     under_load: ebpf(),
     survives: |pins| Box::new(ebpf().pinned(pins.join("netpol"))),
     pins: true,
@@ -180,7 +180,7 @@ exam!(
     Offers { strict: true },
     services: tc_with(Times::default(), hairpin::services()),
     packets: 20_000,
-    changes: Amount { updates: 10_000, syncs: 500, seconds: 40 },
+    changes: Amount { updates: 10_000, syncs: 500, seconds: 40, worlds: 1 },
     under_load: tc(Times { unanswered: Duration::from_secs(3), opening: Duration::from_secs(3), ..Times::default() }),
     survives: |pins| Box::new(tc(Times::default()).pinned(pins.join("netpol-tc"))),
     pins: true,
@@ -195,7 +195,7 @@ exam!(
     Offers { strict: true },
     services: NftDataplane::new(),
     packets: 200_000,
-    changes: Amount { updates: 10_000, syncs: 500, seconds: 40 },
+    changes: Amount { updates: 10_000, syncs: 500, seconds: 100, worlds: 6 },
     under_load: NftDataplane::new(),
     survives: |_| Box::new(NftDataplane::new()),
     pins: false,
@@ -210,7 +210,7 @@ exam!(
     Offers { strict: true },
     services: iptables(Variant::Nft),
     packets: 100_000,
-    changes: Amount { updates: 3000, syncs: 200, seconds: 100 },
+    changes: Amount { updates: 3000, syncs: 200, seconds: 100, worlds: 1 },
     under_load: iptables(Variant::Nft),
     survives: |_| Box::new(iptables(Variant::Nft)),
     pins: false,
@@ -227,7 +227,7 @@ exam!(
     Offers { strict: true },
     services: iptables(Variant::Legacy),
     packets: 100_000,
-    changes: Amount { updates: 3000, syncs: 200, seconds: 60 },
+    changes: Amount { updates: 3000, syncs: 200, seconds: 60, worlds: 1 },
     under_load: iptables(Variant::Legacy),
     survives: |_| Box::new(iptables(Variant::Legacy)),
     pins: false,
@@ -256,7 +256,7 @@ mod ebpf_tc_reloads {
 
     #[test]
     fn under_load_no_packet_meets_anything_but_the_old_or_the_new_verdict_in_the_kernel() {
-        let amount = Amount { updates: 100, syncs: 20, seconds: 6 };
+        let amount = Amount { updates: 100, syncs: 20, seconds: 6, worlds: 1 };
         bpf_test(|| churn::holds(dataplane, amount));
     }
 }
