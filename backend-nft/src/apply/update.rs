@@ -18,11 +18,11 @@ impl Connection {
         delta: &Delta,
         fault: Fault,
     ) -> Result<bool, Failure> {
-        let is_late = |(_, known): &(u32, Lowering)| {
-            known.is_about_to_cross() && known.ratification().is_some()
-        };
-        if self.known.as_ref().is_some_and(is_late) {
+        if self.is_late() {
             self.clear(Clearing::Now);
+            if self.is_late() {
+                return Ok(false);
+            }
             // Nobody gets the other one any more.
             self.settling.wait();
         }
@@ -44,6 +44,12 @@ impl Connection {
         self.known = Some((generation, known));
         self.clear_in_time();
         Ok(true)
+    }
+
+    /// Returns whether connections still get a generation of the half of all that the next one leaves.
+    fn is_late(&self) -> bool {
+        let known = self.known.as_ref().map(|(_, known)| known);
+        known.is_some_and(|known| known.is_about_to_cross() && known.ratification().is_some())
     }
 
     /// Carries changes out. Returns the generation that was made.
