@@ -328,11 +328,10 @@ fn a_pod_that_is_not_known_yet_talks_to_nobody_in_strict_mode() {
     });
 }
 
-/// Runs `bpftool`.
-fn bpftool(arguments: &[&str]) -> String {
+/// Runs `bpftool`. Returns what it tells, if it can.
+fn bpftool(arguments: &[&str]) -> Option<String> {
     let output = Command::new("bpftool").args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
 /// Returns the numbers of the maps of hosts' rows that this process holds.
@@ -377,14 +376,17 @@ fn what_somebody_changed_is_found_and_repaired() {
         };
         let rows = host_rows();
         let mine = rows.iter().flat_map(|id| (1..8).map(move |number| (id, number)));
-        let mine: Vec<_> =
-            mine.filter(|(id, number)| row(id, *number).contains(&address)).collect();
+        // Maps of other tests may go meanwhile.
+        let is_mine = |(id, number): &(&String, u32)| {
+            row(id, *number).is_some_and(|row| row.contains(&address))
+        };
+        let mine: Vec<_> = mine.filter(is_mine).collect();
         let [(id, number)] = mine[..] else { panic!("{mine:?}") };
         let words = format!(
             "map update id {id} key hex {number:02x} 00 00 00 value hex{}",
             " 00".repeat(64)
         );
-        bpftool(&words.split(' ').collect::<Vec<_>>());
+        bpftool(&words.split(' ').collect::<Vec<_>>()).unwrap();
         let changed = |object: &str, difference| Drift { object: object.into(), difference };
         assert_eq!(
             drifts(&lab, &mut dataplane, &engine),
