@@ -8,7 +8,11 @@ use super::clearing::Clearing;
 use super::steps::{Step, Steps};
 use super::transaction::{Fault, Transactions};
 use crate::lower::{Changes, Indivisible, Lowering};
-use crate::netlink::Failure;
+use crate::netlink::{Failure, Operation, wait_for_packets};
+
+/// So often packets are waited for, as others write at the same time, before a switch of rules. Who writes without a pause
+/// shall not keep a change from its way.
+const PATIENCE: u32 = 2;
 
 impl Connection {
     /// Carries out a delta that leads to `ruleset`. Returns whether it could be done so; if it fails, nothing is known any more.
@@ -70,15 +74,23 @@ impl Connection {
             };
             let mut transactions = Transactions::new(&self.socket, Some(generation), fault);
             let mut done = transactions.commit(operations);
-            if matches!(done, Err(Failure::Outdated)) {
+            let switches = operations.iter().any(|step| matches!(step, Operation::Flush(_)));
+            for attempt in 0..=PATIENCE {
+                if !matches!(done, Err(Failure::Outdated)) {
+                    break;
+                }
                 // Others wrote meanwhile. If it was nothing of ours, what is known still holds.
                 let fault = transactions.fault;
-                if let Some(generation) = self.since_unchanged()? {
-                    transactions = Transactions::new(&self.socket, Some(generation), fault);
-                    done = transactions.commit(operations);
-                } else {
+                let Some(generation) = self.since_unchanged()? else {
                     transactions = Transactions::new(&self.socket, None, fault);
+                    break;
+                };
+                // Theirs is a transaction before a switch of rules, too.
+                if switches && attempt < PATIENCE {
+                    wait_for_packets();
                 }
+                transactions = Transactions::new(&self.socket, Some(generation), fault);
+                done = transactions.commit(operations);
             }
             number += 1;
             fault = transactions.fault;
