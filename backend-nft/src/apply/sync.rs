@@ -198,6 +198,10 @@ fn lead(
         Standing::Nothing => Additions::InPieces,
         Standing::InForce => Additions::AtOnce,
     };
+    if !plan.create.is_empty() {
+        // A switch of a moment ago, of an update or a predecessor, is one moment only until the next transaction.
+        wait();
+    }
     let mut made = transactions.fill(&plan.create, additions);
     if made.is_ok() && plan.is_seen() {
         wait();
