@@ -98,3 +98,69 @@ impl Drop for Settling {
         self.shared.changed.notify_all();
     }
 }
+
+#[cfg(all(test, feature = "kernel-tests"))]
+mod tests {
+    use std::io::Write as _;
+    use std::net::UdpSocket;
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use netpol_conformance::netlab::in_fresh_network;
+
+    use super::Settling;
+
+    /// Rules that hold a packet to port 9 up: so many of them jump to so many that jump to so many.
+    const EACH: usize = 250;
+
+    fn hold_packets_up() {
+        let many = |rule: &str| format!("{rule}\n").repeat(EACH);
+        let table = format!(
+            "table inet slow {{\nchain two {{\n{}}}\nchain one {{\n{}}}\n\
+             chain out {{\ntype filter hook output priority 0\n{}}}\n}}",
+            many("meta mark 77 drop"),
+            many("jump two"),
+            many("udp dport 9 jump one")
+        );
+        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        nft.stdin.take().unwrap().write_all(table.as_bytes()).unwrap();
+        assert!(nft.wait().unwrap().success());
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    }
+
+    #[test]
+    fn nothing_is_settled_before_a_packet_that_is_held_up_is_through() {
+        in_fresh_network(|| {
+            hold_packets_up();
+            for waits_itself in [true, false] {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let sends = thread::spawn(move || {
+                    let begun = Instant::now();
+                    socket.send_to(b"x", "127.0.0.1:9").unwrap();
+                    (begun, Instant::now())
+                });
+                thread::sleep(Duration::from_millis(20));
+                let mut settling = Settling::default();
+                let asked = Instant::now();
+                settling.passed(1);
+                if waits_itself {
+                    settling.wait();
+                } else {
+                    while settling.settled() < 1 {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                let settled = Instant::now();
+                let (begun, through) = sends.join().unwrap();
+                assert!(begun < asked && asked < through, "the packet was not under way");
+                // It was through before its sender could say so.
+                assert!(
+                    settled + Duration::from_millis(50) > through,
+                    "{:?} early",
+                    through - settled
+                );
+            }
+        });
+    }
+}
