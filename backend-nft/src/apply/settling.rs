@@ -101,11 +101,14 @@ impl Drop for Settling {
 
 #[cfg(all(test, feature = "kernel-tests"))]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "test support")]
+
+    use core::time::Duration;
     use std::io::Write as _;
     use std::net::UdpSocket;
     use std::process::{Command, Stdio};
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use netpol_conformance::netlab::in_fresh_network;
 
